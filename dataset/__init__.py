@@ -1,0 +1,1 @@
+"""Pictures and captions as tensors and files; imports neither ``host`` nor ``networks``."""

@@ -1,0 +1,1 @@
+"""The training framework; it knows no architecture."""

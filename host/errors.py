@@ -1,0 +1,62 @@
+"""Errors that are for users: no traceback, an exit code, and all problems of a stage at once."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from dataset.problems import Problem, ProblemsFound, name_some
+
+__all__ = [
+    "ConfigError",
+    "FailedRunError",
+    "MachineError",
+    "MusubiError",
+    "Problem",
+    "ProblemsFound",
+    "StoppedByUser",
+    "did_you_mean",
+    "name_some",
+]
+
+
+class MusubiError(Exception):
+    """Something a user can mend; printed without a traceback."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def of(cls, what: str, remedy: str, *, code: str = "") -> "MusubiError":
+        """Return an error about one problem."""
+        return cls([Problem(what=what, remedy=remedy, code=code)])
+
+
+class ConfigError(MusubiError):
+    """A setting, a file or a picture is missing, unknown or impossible (exit code 2)."""
+
+
+class MachineError(MusubiError):
+    """The machine is too small or lacks something (exit code 4)."""
+
+    exit_code = 4
+
+
+class FailedRunError(MusubiError):
+    """The run itself went wrong: a loss that is not a number, an empty LoRA (exit code 5)."""
+
+    exit_code = 5
+
+
+class StoppedByUser(Exception):  # noqa: N818 - not an error: the user asked for it
+    """SIGINT or SIGTERM; whatever could be kept has been kept (exit code 3)."""
+
+    exit_code = 3
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``Did you mean "rank"?``, or the list of known words."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(choices)}."

@@ -1,0 +1,1 @@
+"""Adapters (LoRA) on the linears of any model; imports neither ``host`` nor ``dataset``."""
