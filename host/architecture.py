@@ -10,7 +10,7 @@ latents, ``sigma`` in [0, 1] (1 is noise), velocity = noise - latents.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -93,6 +93,7 @@ class Part:
     """Why this file cannot be trained on although it was recognised."""
 
 
+@runtime_checkable
 class Place(Protocol):
     """The host's say on each weight as it is read: quantise it, move it, keep it."""
 
@@ -101,6 +102,7 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """Pixels to normalised latents and back."""
 
@@ -113,6 +115,7 @@ class Autoencoder(Protocol):
         ...
 
 
+@runtime_checkable
 class TextEncoders(Protocol):
     """All text encoders of an architecture together."""
 
@@ -121,6 +124,7 @@ class TextEncoders(Protocol):
         ...
 
 
+@runtime_checkable
 class LoadTransformer(Protocol):
     """The model loader."""
 
@@ -139,6 +143,7 @@ class LoadTransformer(Protocol):
         ...
 
 
+@runtime_checkable
 class LoadAutoencoder(Protocol):
     """The loader of the autoencoder."""
 
@@ -154,6 +159,7 @@ class LoadAutoencoder(Protocol):
         ...
 
 
+@runtime_checkable
 class LoadTextEncoders(Protocol):
     """The loader of all text encoders."""
 
@@ -169,6 +175,7 @@ class LoadTextEncoders(Protocol):
         ...
 
 
+@runtime_checkable
 class CallDit(Protocol):
     """The hook that training, validation and sampling share."""
 
@@ -193,10 +200,10 @@ class AdapterLayout:
     """Name -> patterns (full match) of module paths. The first one is the default."""
     kohya_prefix: str
     """What kohya's key names begin with: ``lora_unet_``."""
-    diffusers_names: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Our module path with ``{}`` for the block index -> diffusers' path, or paths when fused."""
     modelspec: Mapping[str, str] = field(default_factory=dict)
     """``modelspec.*`` metadata of a saved LoRA: architecture and implementation."""
+    network_module: str = "networks.lora"
+    """``ss_network_module`` of a saved LoRA: what kohya's trainers call such an adapter."""
     base_model_version: str = ""
     """``ss_base_model_version`` of a saved LoRA."""
 
@@ -220,6 +227,8 @@ class Architecture:
     """A dataclass of the plugin's own settings, made with ``setting``."""
     identify: Callable[[Header], Part | None]
     """What is this file? None when it belongs to no part that this architecture knows."""
+    default_variant: Variant
+    """What is assumed where no transformer is at hand: in the cache scripts."""
     check_files: Callable[[Mapping[str, Path], Mapping[str, Part]], Sequence[Problem]]
     """What only the plugin knows of its files before a weight is read: tokenizers, fitting widths.
 

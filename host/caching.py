@@ -1,9 +1,23 @@
 """Drives a plugin's encoders over a dataset; resumable, and what is sound stays."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
+import torch
+from torch import Tensor
+
+from dataset.cache import content_hash, judge, read_text, text_cache_path, write_latents, write_text
+from dataset.images import decode, fit_to_bucket, to_pixels
+from dataset.scan import Item
+from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
+from host.errors import ConfigError, StoppedByUser, name_some
+from host.logs import Screen
 from host.setting import setting
+
+Model = TypeVar("Model", Autoencoder, TextEncoders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +32,188 @@ class DataSettings:
     clean_cache: bool = setting(
         False, help="Delete cache entries that no picture of the dataset uses.", in_metadata=False
     )
+
+
+@dataclass(slots=True)
+class CacheCount:
+    """What caching found and did."""
+
+    sound: int = 0
+    made: int = 0
+    redone: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> names of the pictures whose entry was no longer right."""
+
+    def sentence(self) -> str:
+        """Return ``12 reused, 2 made, 1 redone (the caption changed: cat_03)``."""
+        parts = [f"{self.sound} reused", f"{self.made} made"]
+        parts += [
+            f"{len(keys)} redone ({reason}: {name_some(keys, most=3)})"
+            for reason, keys in self.redone.items()
+        ]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEntry:
+    """One text and the cache file of its encoding."""
+
+    key: str
+    text: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder(Generic[Model]):
+    """What encodes: an autoencoder, or all text encoders together."""
+
+    architecture: Architecture
+    variant: Variant
+    fingerprint: str
+    """Of every file that it is made of."""
+    load: Callable[[], Model]
+    """Called when there is something to encode."""
+
+
+def cache_latents(
+    items: Sequence[Item], *, encoder: Encoder[Autoencoder], screen: Screen, stopping: Callable[[], bool]
+) -> CacheCount:
+    """Encode every picture whose cached latents are missing or no longer right.
+
+    Raises ``StoppedByUser`` between two pictures.
+    """
+    architecture = encoder.architecture
+    count = CacheCount()
+    due: list[tuple[Item, dict[str, str]]] = []
+    for item in screen.watch(items, what="pictures compared with their cache"):
+        fingerprint = latent_fingerprint(item, encoder=encoder.fingerprint)
+        if _is_due(
+            item.latent_cache, item.key, count=count, architecture=architecture, fingerprint=fingerprint
+        ):
+            due.append((item, fingerprint))
+    if not due:
+        return count
+    with screen.alive("loading the autoencoder"):
+        autoencoder = encoder.load()
+    for item, fingerprint in screen.watch(due, what="pictures encoded"):
+        _stop_if(stopping)
+        pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
+        with torch.no_grad():
+            latents = autoencoder.encode(pixels.unsqueeze(0))[0]
+        write_latents(
+            item.latent_cache,
+            latents.float().cpu(),
+            architecture=architecture.full_name,
+            size=item.size,
+            fingerprint=fingerprint,
+        )
+    return count
+
+
+def cache_texts(
+    entries: Sequence[TextEntry],
+    *,
+    encoder: Encoder[TextEncoders],
+    screen: Screen,
+    stopping: Callable[[], bool],
+) -> CacheCount:
+    """Encode every caption whose cached encoding is missing or no longer right."""
+    architecture, variant = encoder.architecture, encoder.variant
+    count = CacheCount()
+    due: list[tuple[TextEntry, dict[str, str]]] = []
+    for entry in entries:
+        fingerprint = text_fingerprint(entry.text, encoder=encoder.fingerprint, variant=variant)
+        if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
+            due.append((entry, fingerprint))
+    if not due:
+        return count
+    with screen.alive("loading the text encoders"):
+        encoders = encoder.load()
+    for entry, fingerprint in screen.watch(due, what="captions encoded"):
+        _stop_if(stopping)
+        with torch.no_grad():
+            encoded = encoders.encode([entry.text])
+        tensors = {
+            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
+            for name, spec in variant.conditioning.items()
+        }
+        write_text(
+            entry.path,
+            tensors,
+            architecture=architecture.full_name,
+            caption=entry.text,
+            fingerprint=fingerprint,
+        )
+    return count
+
+
+def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
+    """Return what the latents of ``item`` depend on."""
+    return {
+        "picture": content_hash(item.image_path),
+        "encoder": encoder,
+        "settings": f"{item.bucket.width}x{item.bucket.height} mean 1",
+    }
+
+
+def text_fingerprint(text: str, *, encoder: str, variant: Variant) -> dict[str, str]:
+    """Return what the encoding of ``text`` depends on."""
+    shapes = ", ".join(
+        f"{name} {spec.shape} {spec.dtype}" for name, spec in sorted(variant.conditioning.items())
+    )
+    return {
+        "caption": hashlib.sha256(text.encode()).hexdigest(),
+        "encoder": encoder,
+        "settings": shapes,
+    }
+
+
+def text_entries(items: Sequence[Item]) -> list[TextEntry]:
+    """Return the captions of ``items`` as cache entries."""
+    return [TextEntry(key=item.key, text=item.caption, path=item.text_cache) for item in items]
+
+
+def prompt_entries(texts: Sequence[str], *, folder: Path, code: str) -> list[TextEntry]:
+    """Return the texts of sample prompts as cache entries, named by their content."""
+    hashes = {text: hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts}
+    return [
+        TextEntry(key=f'prompt "{text[:40]}"', text=text, path=text_cache_path(folder, hashes[text], code))
+        for text in texts
+    ]
+
+
+def conditioning_of(entries: Sequence[TextEntry], *, variant: Variant) -> dict[str, dict[str, Tensor]]:
+    """Read back text -> conditioning, one tensor a name, without a batch axis."""
+    names = cache_names(variant)
+    return {
+        entry.text: {names[name]: tensor for name, tensor in read_text(entry.path).items()}
+        for entry in entries
+    }
+
+
+def cache_names(variant: Variant) -> dict[str, str]:
+    """Return name in the cache -> name for the model."""
+    return {spec.cache_name: name for name, spec in variant.conditioning.items()}
+
+
+def _is_due(
+    path: Path, key: str, *, count: CacheCount, architecture: Architecture, fingerprint: Mapping[str, str]
+) -> bool:
+    verdict = judge(path, architecture=architecture.full_name, fingerprint=fingerprint)
+    if verdict.kind == "sound":
+        count.sound += 1
+        return False
+    if verdict.kind == "foreign":
+        raise ConfigError.of(
+            f"{path} was made for another architecture: {verdict.reason}.",
+            "Give this dataset a cache_directory of its own.",
+        )
+    if verdict.kind == "missing":
+        count.made += 1
+    else:
+        count.redone.setdefault(verdict.reason, []).append(key)
+    return True
+
+
+def _stop_if(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise StoppedByUser("while caching; what was cached stays")

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from dataset.problems import Problem, ProblemsFound, name_some
 
@@ -28,7 +29,7 @@ class MusubiError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     @classmethod
-    def of(cls, what: str, remedy: str, *, code: str = "") -> "MusubiError":
+    def of(cls, what: str, remedy: str, *, code: str = "") -> Self:
         """Return an error about one problem."""
         return cls([Problem(what=what, remedy=remedy, code=code)])
 

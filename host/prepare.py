@@ -1,9 +1,23 @@
 """From files to a model ready to train: load, freeze, attach the adapter, checkpoint."""
 
+import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from host.architecture import Architecture
+from host.errors import ConfigError, Problem, did_you_mean
 from host.setting import setting, setting_given
+from networks.factors import state_of
+from networks.files import read_lora
+from networks.keys import kohya_table
+from networks.lora import Adapter, attach
+from networks.selection import parse_network_args, select_linears
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +74,139 @@ class NetworkSettings:
     )
     network_args: list[str] = setting(
         [],
-        help="include_patterns=['regex', ...] adds linears to the preset, exclude_patterns=[...] removes them "
-        "(full match on module paths; included wins).",
+        help="include_patterns=['regex', ...] adds linears to the preset, exclude_patterns=[...] removes "
+        "them (full match on module paths; included wins).",
     )
     network_weights: Path | None = setting(
         None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
     )
+
+
+COMPUTE_DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
+
+
+def load_frozen_transformer(
+    architecture: Architecture, path: Path, *, settings: ModelSettings, device: torch.device
+) -> nn.Module:
+    """Load the transformer in the precision that it computes in; every parameter is frozen."""
+    transformer = architecture.load_transformer(
+        path,
+        device=device,
+        dtype=COMPUTE_DTYPES[settings.mixed_precision],
+        disable_mmap=settings.disable_mmap,
+        attn_mode=settings.attn_mode,
+        split_attn=settings.split_attn,
+    )
+    return transformer.requires_grad_(False)
+
+
+def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
+    """Return what is wrong with the adapter's settings before the model is there."""
+    problems: list[Problem] = []
+    presets = architecture.adapter_layout.presets
+    if settings.network_preset is not None and settings.network_preset not in presets:
+        what = f'network_preset = "{settings.network_preset}" is not a preset of {architecture.full_name}.'
+        problems.append(Problem(what=what, remedy=did_you_mean(settings.network_preset, presets)))
+    try:
+        parse_network_args(settings.network_args)
+    except ValueError as error:
+        problems.append(
+            Problem(what=f"network_args: {error}", remedy="Correct the line  network_args = [...]")
+        )
+    if settings.network_weights is not None and not settings.network_weights.is_file():
+        what = f"network_weights = '{settings.network_weights}' does not exist."
+        problems.append(Problem(what=what, remedy="Correct the path, or remove the line to begin anew."))
+    return problems
+
+
+def linears_of(transformer: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return every linear: module path -> (out features, in features)."""
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def attach_adapter(
+    transformer: nn.Module, architecture: Architecture, *, settings: NetworkSettings, seed: int
+) -> Adapter:
+    """Put a LoRA on the chosen linears; a LoRA to continue from brings its modules, rank and alpha."""
+    try:
+        if settings.network_weights is not None:
+            path, dropout = settings.network_weights, settings.network_dropout
+            return attach_lora_file(transformer, architecture, path, dropout=dropout, seed=seed)
+        return attach(
+            transformer,
+            chosen_linears(transformer, architecture, settings=settings),
+            rank=settings.network_dim,
+            alpha=network_alpha(settings),
+            dropout=settings.network_dropout,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ConfigError.of(
+            f"The adapter cannot be attached: {error}", "Correct network_args or network_preset."
+        ) from error
+
+
+def network_alpha(settings: NetworkSettings) -> float:
+    """Return alpha; it equals the rank unless given."""
+    return float(settings.network_dim if settings.network_alpha is None else settings.network_alpha)
+
+
+def chosen_linears(
+    transformer: nn.Module, architecture: Architecture, *, settings: NetworkSettings
+) -> list[str]:
+    """Return the module paths that preset and patterns name; raises ValueError when one names nothing."""
+    presets = architecture.adapter_layout.presets
+    preset = settings.network_preset or next(iter(presets))
+    if preset not in presets:
+        raise ValueError(f'network_preset = "{preset}" is unknown. {did_you_mean(preset, presets)}')
+    include, exclude = parse_network_args(settings.network_args)
+    return select_linears(transformer, preset=presets[preset], include=include, exclude=exclude)
+
+
+def attach_lora_file(
+    transformer: nn.Module, architecture: Architecture, path: Path, *, dropout: float = 0.0, seed: int = 0
+) -> Adapter:
+    """Attach a saved LoRA: its modules, its ranks, its alphas; raises ValueError when it does not fit."""
+    table = kohya_table(linears_of(transformer), prefix=architecture.adapter_layout.kohya_prefix)
+    factors = read_lora(path, table=table)
+    adapter = attach(
+        transformer,
+        list(factors),
+        rank={name: pair.rank for name, pair in factors.items()},
+        alpha={name: pair.alpha for name, pair in factors.items()},
+        dropout=dropout,
+        seed=seed,
+    )
+    adapter.load_state(state_of(factors))
+    return adapter
+
+
+def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Let each block be recomputed in the backward pass instead of keeping what it computed."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def adapter_summary(adapter: Adapter) -> str:
+    """Return one line: how many modules, rank, alpha, scale, parameters, and an example."""
+    layers = adapter.layers
+    ranks = sorted({layer.rank for layer in layers.values()})
+    first = next(iter(layers.values()))
+    parameters = sum(parameter.numel() for parameter in adapter.parameters())
+    rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    examples = ", ".join(list(layers)[:3])
+    return (
+        f"LoRA on {len(layers)} linears, rank {rank}, alpha {first.alpha:g} -> scale {first.scale:.2f}, "
+        f"{parameters:,} parameters, e.g. {examples}"
+    )
+
+
+def release_memory() -> None:
+    """Give back what a finished phase held; call it after the last reference is gone."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

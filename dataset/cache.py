@@ -1,0 +1,230 @@
+"""Cache files in musubi-tuner's names and keys, with a fingerprint of what they were made from.
+
+Axes: c channels, h w latent. Layout after kohya-ss/musubi-tuner@30c658c:
+src/musubi_tuner/dataset/cache_io.py.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dataset.buckets import Size
+from dataset.problems import Problem, ProblemsFound
+
+FORMAT_VERSION = "1.0.1"
+FINGERPRINT = "fingerprint_"
+
+_DTYPE_NAMES = sorted(
+    (str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)),
+    key=len,
+    reverse=True,
+)
+_DTYPE_SUFFIX = re.compile(f"_(?:{'|'.join(_DTYPE_NAMES)})$")
+_ITEM_KEY = re.compile(r"^(?P<key>.+)_(?:\d{4,}x\d{4,}_[^_]+|[^_]+_te)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a cache file is worth; all kinds but ``sound`` are to be made again."""
+
+    kind: Literal["sound", "missing", "stale", "broken", "foreign"]
+    reason: str = ""
+    """Why it is not sound: ``the caption changed``."""
+
+
+def latent_cache_path(directory: Path, key: str, size: Size, code: str) -> Path:
+    """Return where the latents of a picture lie; ``size`` is that of the picture, not of its bucket."""
+    return directory / f"{key}_{size.width:04d}x{size.height:04d}_{code}.safetensors"
+
+
+def text_cache_path(directory: Path, key: str, code: str) -> Path:
+    """Return where the encoded caption of a picture lies."""
+    return directory / f"{key}_{code}_te.safetensors"
+
+
+def write_latents(
+    path: Path,
+    latents: Float[Tensor, "c h w"],
+    *,
+    architecture: str,
+    size: Size,
+    fingerprint: Mapping[str, str],
+) -> None:
+    """Write normalised latents; ``size`` is the picture's own, ``architecture`` the full name."""
+    _, height, width = latents.shape
+    metadata = {"architecture": architecture, "width": str(size.width), "height": str(size.height)}
+    name = f"latents_1x{height}x{width}_{_dtype_name(latents)}"
+    _write(path, {name: latents}, metadata=metadata, fingerprint=fingerprint)
+
+
+def write_text(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    architecture: str,
+    caption: str,
+    fingerprint: Mapping[str, str],
+) -> None:
+    """Write the encoded caption of one picture, exactly as given: no batch axis is added or removed."""
+    metadata = {"architecture": architecture, "caption1": caption}
+    named = {f"{name}_{_dtype_name(tensor)}": tensor for name, tensor in tensors.items()}
+    _write(path, named, metadata=metadata, fingerprint=fingerprint)
+
+
+def read_latents(path: Path) -> Float[Tensor, "c h w"]:
+    """Return the latents of a picture; raises ``ProblemsFound`` when the file has none."""
+    tensors = _read(path)
+    if "latents" not in tensors:
+        raise ProblemsFound([_unusable(path, "holds no latents")])
+    return tensors["latents"]
+
+
+def read_text(path: Path) -> dict[str, Tensor]:
+    """Return cache name -> tensor of an encoded caption, such as ``t5_vec``."""
+    return _read(path)
+
+
+def judge(path: Path, *, architecture: str, fingerprint: Mapping[str, str]) -> Verdict:
+    """Return whether ``path`` can be used, from its header alone.
+
+    Only the parts that ``fingerprint`` names are compared. An empty one asks for a whole file of this
+    architecture and no more: so may another program's cache be used.
+    """
+    if not path.is_file():
+        return Verdict(kind="missing", reason="not there yet")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        return Verdict(kind="broken", reason=f"unreadable ({error})")
+    if not names:
+        return Verdict(kind="broken", reason="it holds no tensor")
+    if metadata.get("architecture") != architecture:
+        return Verdict(kind="foreign", reason=f"made for {metadata.get('architecture', 'an unnamed model')}")
+    reason = _difference(metadata, fingerprint)
+    return Verdict(kind="stale", reason=reason) if reason else Verdict(kind="sound")
+
+
+def _difference(metadata: Mapping[str, str], fingerprint: Mapping[str, str]) -> str:
+    if fingerprint and not any(name.startswith(FINGERPRINT) for name in metadata):
+        return "made without a fingerprint"
+    changed = [part for part, value in fingerprint.items() if metadata.get(FINGERPRINT + part) != value]
+    source = "caption" if "caption1" in metadata else "picture"
+    return " and ".join(f"the {source if part == 'source' else part} changed" for part in changed)
+
+
+def unused_entries(directory: Path, code: str, used: Collection[Path]) -> list[Path]:
+    """Return this architecture's files in ``directory`` that are not among ``used``.
+
+    What an interrupted write left behind counts too; files of other names never do.
+    """
+    if not directory.is_dir():
+        return []
+    code = re.escape(code)
+    entry = re.compile(rf".+_(?:\d{{4,}}x\d{{4,}}_{code}|{code}_te)\.safetensors(?:\.\d+\.part)?")
+    kept = {path.resolve() for path in used}
+    found = (path for path in directory.iterdir() if entry.fullmatch(path.name) and path.is_file())
+    return sorted(path for path in found if path.resolve() not in kept)
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a whole file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _batch_name(key: str) -> str:
+    """Return the name of a stored tensor without its type and shape."""
+    name = key.removeprefix("varlen_")
+    if not name.endswith("_mask"):
+        name = _DTYPE_SUFFIX.sub("", name)
+    return name.rpartition("_")[0] if name.startswith("latents_") else name
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        # Read, not mapped: the tensors stay whole when the file is replaced.
+        return {_batch_name(key): tensor for key, tensor in load(path.read_bytes()).items()}
+    except FileNotFoundError as error:
+        raise ProblemsFound([_unusable(path, "is missing")]) from error
+    except (OSError, SafetensorError) as error:
+        raise ProblemsFound([_unusable(path, f"cannot be read ({error})")]) from error
+
+
+def _write(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str], fingerprint: Mapping[str, str]
+) -> None:
+    """Write all or nothing: whoever finds ``path`` finds a whole file."""
+    _refuse_non_finite(path, tensors)
+    parts = {FINGERPRINT + part: value for part, value in fingerprint.items()}
+    content = save(
+        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()},
+        metadata={**metadata, "format_version": FORMAT_VERSION, **parts},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(_with_sorted_metadata(content))
+            file.flush()
+            os.fsync(file.fileno())
+        with safe_open(part, framework="pt"):
+            pass  # opening compares the header with the length of the file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """Return a safetensors file whose bytes depend on nothing but what it says.
+
+    The library writes the metadata in an order that differs from call to call.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8, as the library has it
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def _refuse_non_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    match = _ITEM_KEY.match(path.stem)
+    picture = match["key"] if match else path.stem
+    problems = [
+        Problem(
+            what=f'The picture "{picture}" gave {bad:,} of {tensor.numel():,} values in {name} that are'
+            f" not finite numbers. {path.name} was not written.",
+            remedy="Open the picture and read its caption: if both look right, the encoder's file is"
+            " damaged or runs in a type too small for it. Try it in float32.",
+        )
+        for name, tensor in tensors.items()
+        if (bad := _count_non_finite(tensor))
+    ]
+    if problems:
+        raise ProblemsFound(problems)
+
+
+def _count_non_finite(tensor: Tensor) -> int:
+    if not tensor.is_floating_point():
+        return 0
+    return int((~tensor.detach().float().isfinite()).sum())
+
+
+def _unusable(path: Path, why: str) -> Problem:
+    return Problem(what=f"The cache file {path} {why}.", remedy="Cache again: it is made anew.")

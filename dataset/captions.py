@@ -1,0 +1,118 @@
+"""Caption files: one text per picture, or one JSON line per picture."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.problems import Problem, ProblemsFound, name_some
+
+OTHER_EXTENSIONS = frozenset((".txt", ".caption", ".captions", ".cap", ".text", ".tags", ".prompt", ".md"))
+"""Extensions that captions are found under; offered by name, never read unasked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a JSONL file."""
+
+    image_path: Path
+    caption: str | None
+    number: int
+    """Counted from 1, blank lines included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """A whole JSONL file."""
+
+    lines: tuple[Line, ...]
+    unused: tuple[str, ...]
+    """Fields that the file holds and nobody reads."""
+
+
+def caption_path(image_path: Path, *, directory: Path | None, extension: str) -> Path:
+    """Return where the caption of a picture lies: beside it, or in ``directory``."""
+    folder = image_path.parent if directory is None else directory
+    return folder / f"{image_path.stem}{extension}"
+
+
+def read_caption(path: Path) -> str:
+    """Return the whole file without a byte order mark and without space at either end.
+
+    Inner line breaks stay. Raises ``ValueError`` with the reason, without the name, when the file is
+    not UTF-8.
+    """
+    return _as_text(path.read_bytes()).strip()
+
+
+def read_lines(path: Path) -> Lines:
+    """Return what a JSONL file says; raises ``ProblemsFound`` over all its bad lines.
+
+    Each line is an object with ``image_path`` and ``caption``. Relative paths are seen from the
+    current folder, as in musubi-tuner.
+    """
+    try:
+        text = _as_text(path.read_bytes())
+    except ValueError as error:
+        raise ProblemsFound([_not_text(path, str(error))]) from error
+    found: list[Line] = []
+    problems: list[Problem] = []
+    unused: set[str] = set()
+    # Not splitlines(): JSON strings may hold other separators, such as U+2028, unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = _record(line)
+        except ValueError as error:
+            problems.append(_bad_line(path, number=number, why=str(error)))
+            continue
+        found.append(
+            Line(image_path=Path(record["image_path"]), caption=record.get("caption"), number=number)
+        )
+        unused |= record.keys() - {"image_path", "caption"}
+    if problems:
+        raise ProblemsFound(problems)
+    return Lines(lines=tuple(found), unused=tuple(sorted(unused)))
+
+
+def _record(line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError("is not a JSON object")
+    several = sorted(name for name in record if name.startswith(("control_path", "image_path_")))
+    if several:
+        raise ValueError(f"has {name_some(several)}; control and layer pictures are not supported")
+    path = record.get("image_path")
+    if not isinstance(path, str) or not path:
+        raise ValueError('names no picture: "image_path" is missing or not a text')
+    if not isinstance(record.get("caption"), str | None):
+        raise ValueError('has a "caption" that is not a text')
+    return record
+
+
+def _as_text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        looks = "UTF-16" if wide else "an older code page such as Windows-1252"
+        raise ValueError(f"byte {error.start + 1}, looks like {looks}") from error
+
+
+def _not_text(path: Path, why: str) -> Problem:
+    return Problem(
+        code="E09", what=f"{path} is not UTF-8 text ({why}).", remedy="Save it as UTF-8 in your editor."
+    )
+
+
+def _bad_line(path: Path, *, number: int, why: str) -> Problem:
+    return Problem(
+        code="E09",
+        what=f"{path}, line {number} {why}.",
+        remedy='Write one line per picture:  {"image_path": "photos/a.png", "caption": "a photo of a cat"}',
+    )

@@ -1,0 +1,170 @@
+"""Looks at every picture and caption of all datasets before anything is loaded or written."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset.buckets import Size, choose_bucket, scale_to_cover
+from dataset.cache import latent_cache_path, text_cache_path
+from dataset.config import DatasetConfig
+from dataset.folders import counted
+from dataset.images import decode
+from dataset.problems import Problem, ProblemsFound, name_some
+from dataset.sources import Source, find_pictures
+
+MOST_LINES = 20
+"""Unreadable pictures that are listed one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One picture with its caption, and where its caches lie."""
+
+    key: str
+    """The picture's name without extension."""
+    image_path: Path
+    caption: str
+    size: Size
+    """Of the picture as it is seen, upright."""
+    bucket: Size
+    dataset: int
+    """Index of its dataset."""
+    repeats: int
+    """How often it comes in an epoch."""
+    latent_cache: Path
+    text_cache: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """All items, and what a user should know of them."""
+
+    items: tuple[Item, ...]
+    """By dataset, then by path."""
+    notes: tuple[str, ...]
+
+
+def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> Scan:
+    """Return the items of all datasets; raises ``ProblemsFound`` with all problems of all of them.
+
+    ``code`` is the architecture's, for the names of cache files. Every picture is decoded whole.
+    Nothing is written.
+    """
+    items: list[Item] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for index, config in enumerate(datasets):
+        try:
+            source = find_pictures(config)
+        except ProblemsFound as found:
+            problems += found.problems
+            continue
+        _check_stems(source)
+        sizes = _measure(source)
+        buckets = _choose_buckets(source, sizes, step=bucket_step)
+        problems += source.problems
+        notes += [f"{config.source}: {counted(len(source.pictures), 'picture')}"]
+        notes += [f"{config.source}: {note}" for note in source.notes]
+        items += [
+            Item(
+                key=path.stem,
+                image_path=path,
+                caption=source.captions[path],
+                size=sizes[path],
+                bucket=bucket,
+                dataset=index,
+                repeats=config.num_repeats,
+                latent_cache=latent_cache_path(config.cache_directory, path.stem, sizes[path], code),
+                text_cache=text_cache_path(config.cache_directory, path.stem, code),
+            )
+            for path, bucket in buckets.items()
+            if path in source.captions
+        ]
+    if problems:
+        raise ProblemsFound(problems)
+    return Scan(items=tuple(items), notes=tuple(notes))
+
+
+def _check_stems(source: Source) -> None:
+    """Captions and caches are named after the stem, which therefore must be one picture's alone."""
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in source.pictures:
+        by_stem[os.path.normcase(path.stem)].append(path)
+    clashes = [
+        " and ".join(source.name(path) for path in paths) for paths in by_stem.values() if len(paths) > 1
+    ]
+    if clashes:
+        source.problems.append(
+            Problem(
+                code="E12",
+                what=f"Pictures in {source.config.source} share the name of their caption and cache and"
+                f" would be mixed up: {name_some(clashes)}.",
+                remedy="Rename one of each, or remove it if it is a copy.",
+            )
+        )
+
+
+def _measure(source: Source) -> dict[Path, Size]:
+    """Return the sizes of all readable pictures."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        outcomes = dict(zip(source.pictures, pool.map(_size_or_reason, source.pictures), strict=True))
+    bad = [f"{source.name(path)}   {why}" for path, why in outcomes.items() if isinstance(why, str)]
+    if bad:
+        rest = [f"and {len(bad) - MOST_LINES} more"] if len(bad) > MOST_LINES else []
+        count = f"{len(bad)} of {len(source.pictures)} pictures in {source.config.source}"
+        source.problems.append(
+            Problem(
+                code="E10",
+                what="\n      ".join([f"{count} cannot be read:", *bad[:MOST_LINES], *rest]),
+                remedy="Replace or remove these files and start again.",
+            )
+        )
+    return {path: size for path, size in outcomes.items() if isinstance(size, Size)}
+
+
+def _size_or_reason(path: Path) -> Size | str:
+    try:
+        height, width, _ = decode(path).shape
+    except ValueError as error:
+        return str(error)
+    return Size(height, width)
+
+
+def _choose_buckets(source: Source, sizes: Mapping[Path, Size], *, step: int) -> dict[Path, Size]:
+    config = source.config
+    buckets: dict[Path, Size] = {}
+    tiny: list[str] = []
+    for path, size in sizes.items():
+        try:
+            buckets[path] = choose_bucket(
+                size,
+                resolution=config.resolution,
+                step=step,
+                enable_bucket=config.enable_bucket,
+                no_upscale=config.bucket_no_upscale,
+            )
+        except ValueError:
+            tiny.append(f"{source.name(path)} ({size})")
+    if tiny:
+        source.problems.append(
+            Problem(
+                code="E13",
+                what=f"{len(tiny)} of {len(sizes)} pictures in {config.source} are too small to keep their"
+                f" size, below {step} pixels on a side: {name_some(tiny)}.",
+                remedy="Remove them, or set  bucket_no_upscale = false  to have small pictures enlarged.",
+            )
+        )
+    enlarged = [
+        f"{source.name(path)} ({sizes[path]} to {bucket})"
+        for path, bucket in buckets.items()
+        if scale_to_cover(sizes[path], bucket) > 1
+    ]
+    if enlarged:
+        source.notes.append(
+            f"{len(enlarged)} of {len(sizes)} pictures are smaller than their bucket and are enlarged:"
+            f" {name_some(enlarged)}"
+        )
+    return buckets

@@ -1,0 +1,252 @@
+"""What can be known before a weight is read: files, data, steps, settings that clash."""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from dataset.cache import judge
+from dataset.config import DatasetConfig, parse_datasets
+from dataset.scan import Item, Scan, scan
+from host.config import Config
+from host.errors import ConfigError, MachineError, Problem, ProblemsFound
+from host.fingerprints import file_fingerprint
+from host.logs import check_trackers
+from host.model_files import ModelFiles, find_model_files
+from host.optimizers import check_optimizer, optimizer_notes
+from host.plan import TrainingPlan
+from host.prepare import ModelSettings, check_network
+from host.processes import Processes
+from host.prompts import SamplePrompt, read_prompts
+from host.schedulers import check_schedule
+from host.setting import path_roles
+from host.settings import RunSettings, resolved_values
+
+T = TypeVar("T")
+
+NOT_YET = {
+    "blocks_to_swap": "Streaming weights from host memory",
+    "fp8_base": "Keeping the transformer in 8 bit",
+    "fp8_scaled": "Keeping the transformer in 8 bit",
+    "fp8_t5": "Keeping T5 in 8 bit",
+}
+"""Settings of the field that are known here and do not act yet."""
+
+ATTENTION_PACKAGES = {"flash": ("flash_attn", "flash-attn"), "xformers": ("xformers", "xformers")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Checked files and pictures: what caching needs."""
+
+    config: Config
+    files: ModelFiles
+    datasets: tuple[DatasetConfig, ...]
+    items: tuple[Item, ...]
+    prompts: tuple[SamplePrompt, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> RunSettings:
+        """The configuration's settings."""
+        return self.config.settings
+
+    @property
+    def dataset_hash(self) -> str:
+        """Hash of what is trained on: names, captions, sizes, buckets, repeats."""
+        rows = [
+            [item.key, item.caption, *item.size, *item.bucket, item.repeats, item.dataset]
+            for item in self.items
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+
+    @property
+    def base_hash(self) -> str:
+        """Fingerprint of the transformer's file."""
+        return file_fingerprint(self.files.paths["dit"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(Data):
+    """A checked training job."""
+
+    plan: TrainingPlan
+
+
+class Findings:
+    """Collects the problems and notes of a stage, so that all are told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def gather(self, look: Callable[[], T], *, otherwise: T) -> T:
+        """Return what ``look`` returns, or ``otherwise`` after noting what it found wrong."""
+        try:
+            return look()
+        except ProblemsFound as found:
+            self.problems.extend(found.problems)
+            return otherwise
+
+    def raise_if_any(self) -> None:
+        """Raise ``ConfigError`` with everything that was found."""
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+
+
+def check_data(config: Config, *, needed: list[str]) -> Data:
+    """Check what the cache scripts need; ``needed`` are the model files without which they cannot work."""
+    found = Findings()
+    data = _data(config, found, needed=needed)
+    found.raise_if_any()
+    return data
+
+
+def check_job(config: Config, *, processes: Processes) -> Job:
+    """Check a whole training job; raises ``ConfigError`` with all problems."""
+    settings = config.settings
+    found = Findings()
+    data = _data(config, found, needed=_all_model_files(config))
+    found.problems += check_optimizer(settings.optimizer, device=processes.device)
+    found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
+    found.problems += [*check_network(config.architecture, settings.network), *check_trackers(settings.log)]
+    plan = _plan(data, world=processes.world) if data.items else None
+    total_steps = plan.total_steps if plan else settings.fit.max_train_steps
+    found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
+    found.raise_if_any()
+    assert plan is not None
+    return Job(
+        config=config,
+        files=data.files,
+        datasets=data.datasets,
+        items=data.items,
+        prompts=data.prompts,
+        notes=(*data.notes, *found.notes),
+        plan=plan,
+    )
+
+
+def check_device(model: ModelSettings) -> list[str]:
+    """Return notes on the device; raises ``MachineError`` for one that is not there."""
+    has_card = shutil.which("nvidia-smi") is not None
+    remedy = (
+        "Install torch for your card first (the command that pytorch.org gives for your system), "
+        "then this project without the constraints file:  pip install -e ."
+    )
+    if model.device.startswith("cuda") and not torch.cuda.is_available():
+        what = f'device = "{model.device}", but this torch ({torch.__version__}) sees no GPU.'
+        raise MachineError.of(
+            what,
+            remedy if has_card else 'Set device = "cpu", or install the driver of your card.',
+            code="E21",
+        )
+    if model.device == "auto" and has_card and torch.version.cuda is None:
+        return [
+            f"this machine has an NVIDIA card, but torch {torch.__version__} is built for the CPU. {remedy}"
+        ]
+    return []
+
+
+def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
+    settings, architecture = config.settings, config.architecture
+    found.problems += [*_not_yet(config), *_attention(settings.model)]
+    files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
+    found.problems += problems
+    datasets = found.gather(lambda: _datasets(config), otherwise=())
+    scanned = found.gather(
+        lambda: (
+            scan(datasets, code=architecture.code, bucket_step=architecture.bucket_step) if datasets else None
+        ),
+        otherwise=None,
+    ) or Scan(items=(), notes=())
+    found.problems += _foreign_caches(scanned.items, full_name=architecture.full_name)
+    path = settings.sample.sample_prompts
+    prompts = found.gather(lambda: tuple(read_prompts(path)) if path else (), otherwise=())
+    return Data(
+        config=config,
+        files=files,
+        datasets=datasets,
+        items=scanned.items,
+        prompts=prompts,
+        notes=(*files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
+    )
+
+
+def _datasets(config: Config) -> tuple[DatasetConfig, ...]:
+    if config.dataset_document is None:
+        raise ProblemsFound(
+            [
+                Problem(
+                    code="E06",
+                    what="No dataset is named.",
+                    remedy="[[datasets]]\nimage_directory = '/path/to/pictures'\n"
+                    "in the training file, or  dataset_config = '/path/to/dataset.toml'",
+                )
+            ]
+        )
+    return parse_datasets(
+        config.dataset_document, where=config.where, bucket_step=config.architecture.bucket_step
+    )
+
+
+def _plan(data: Data, *, world: int) -> TrainingPlan:
+    fit = data.settings.fit
+    return TrainingPlan(
+        data.items,
+        batch_sizes=[dataset.batch_size for dataset in data.datasets],
+        seed=fit.seed,
+        batches_per_step=fit.gradient_accumulation_steps * world,
+        max_steps=fit.max_train_steps,
+        max_epochs=fit.max_train_epochs,
+    )
+
+
+def _all_model_files(config: Config) -> list[str]:
+    return [*path_roles(ModelSettings), *path_roles(config.architecture.settings)]
+
+
+def _not_yet(config: Config) -> list[Problem]:
+    values = resolved_values(config.settings)
+    return [
+        Problem(
+            what=f"{name} = {str(values[name]).lower()}: {what} is not offered yet.",
+            remedy=f"{name} = {'0' if name == 'blocks_to_swap' else 'false'}",
+        )
+        for name, what in NOT_YET.items()
+        if values.get(name)
+    ]
+
+
+def _attention(model: ModelSettings) -> list[Problem]:
+    module, package = ATTENTION_PACKAGES.get(model.attn_mode, ("torch", "torch"))
+    if importlib.util.find_spec(module) is not None:
+        return []
+    return [
+        Problem(
+            what=f'attn_mode = "{model.attn_mode}" needs {package}, which is not installed.',
+            remedy=f'pip install {package}     or  attn_mode = "torch"',
+        )
+    ]
+
+
+def _foreign_caches(items: tuple[Item, ...], *, full_name: str) -> list[Problem]:
+    folders: dict[Path, str] = {}
+    for item in items:
+        for path in (item.latent_cache, item.text_cache):
+            verdict = judge(path, architecture=full_name, fingerprint={})
+            if verdict.kind == "foreign":
+                folders.setdefault(path.parent, f"{path.name} ({verdict.reason})")
+    return [
+        Problem(
+            code="E10",
+            what=f"The cache in {folder} was made for another architecture: {example}.",
+            remedy="Give this dataset a cache_directory of its own.",
+        )
+        for folder, example in folders.items()
+    ]

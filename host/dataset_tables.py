@@ -1,0 +1,163 @@
+"""Where the pictures are described: tables in the training file, or a file of their own."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host.errors import Problem, ProblemsFound, name_some
+from host.toml_source import TomlSource, read_toml
+from host.values import Given, joined
+
+DATASET_TABLES = ("general", "datasets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetTables:
+    """The description of the pictures as the user wrote it, with the defaults given elsewhere."""
+
+    document: Mapping[str, Any] | None
+    """``general`` and ``datasets``; None when nothing describes the pictures."""
+    source: TomlSource | None
+    defaults: Mapping[str, Given]
+    """Keys of ``general`` that were given among the training settings."""
+
+    def notes(self) -> list[str]:
+        """Return which of the defaults given elsewhere have no effect."""
+        general = self.source.document.get("general", {}) if self.source else {}
+        return [
+            f"{given.name} ({given.place}) has no effect: [general] of the dataset sets {key}."
+            for key, given in self.defaults.items()
+            if isinstance(general, dict) and key in general
+        ]
+
+    def where(self, key: str, index: int | None) -> str:
+        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None."""
+        if self.source is None:
+            return "the dataset"
+        if index is None and key in DATASET_TABLES:
+            return self.source.path.name
+        table = "general" if index is None else "datasets"
+        found = self.source.find(table, key, index=index)
+        if found is None and index is None and key in self.defaults:
+            return self.defaults[key].place
+        if found is not None:
+            return self.source.place(found)
+        section = "[general]" if index is None else f"[[datasets]] number {index + 1}"
+        return f"{self.source.path.name}, {section}"
+
+
+def holds_dataset(source: TomlSource) -> bool:
+    """Return whether a file has a table that describes pictures."""
+    return any(table in source.document for table in DATASET_TABLES)
+
+
+def find_dataset(
+    training: TomlSource | None,
+    dataset_config: Path | None,
+    *,
+    defaults: Mapping[str, Given],
+    setting_names: Collection[str],
+) -> DatasetTables:
+    """Return the dataset's tables; raises ``ProblemsFound``.
+
+    Args:
+        training: The training file, which may hold the tables itself.
+        dataset_config: The file of their own.
+        defaults: What the training settings say of the dataset; a table's own value goes first.
+        setting_names: The words of the training file, which have no place in a dataset.
+    """
+    source = training if training is not None and holds_dataset(training) else None
+    if source is not None and dataset_config is not None:
+        raise _described_twice(source, dataset_config)
+    if dataset_config is not None:
+        source = _read(dataset_config)
+        if problem := _not_a_dataset(source, setting_names):
+            raise ProblemsFound([problem])
+    if source is None:
+        return DatasetTables(document=None, source=None, defaults=defaults)
+    problems = [*_misplaced(source, setting_names)]
+    if source is not training:
+        problems += _unknown_tables(source)
+    if problems:
+        raise ProblemsFound(problems)
+    document = {name: source.document[name] for name in DATASET_TABLES if name in source.document}
+    general = document.get("general", {})
+    # Whether the tables have the right form is the dataset's own schema to judge.
+    if defaults and isinstance(general, dict):
+        document["general"] = {key: given.raw for key, given in defaults.items()} | general
+    return DatasetTables(document=document, source=source, defaults=defaults)
+
+
+def _read(path: Path) -> TomlSource:
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return read_toml(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        what = f"{path.name} is not JSON in UTF-8 ({error})."
+        raise ProblemsFound([Problem(code="E05", what=what, remedy="Correct the file.")]) from error
+    if not isinstance(document, dict):
+        what = f"{path.name} does not describe a dataset: it holds no tables."
+        raise ProblemsFound([Problem(code="E05", what=what, remedy="See docs/dataset.md.")])
+    return TomlSource(path=path, document=document)
+
+
+def _not_a_dataset(source: TomlSource, setting_names: Collection[str]) -> Problem | None:
+    others = [value for name, value in source.document.items() if name not in DATASET_TABLES]
+    in_sections = {key for value in others if isinstance(value, dict) for key in value}
+    known = sorted((in_sections | set(source.document)) & set(setting_names))
+    if not known:
+        return None
+    both = " It describes the pictures too." if holds_dataset(source) else ""
+    return Problem(
+        code="E05",
+        what=f"{source.path.name} is given as dataset_config, but is a training file: "
+        f"it sets {name_some(known, most=3)}.{both}",
+        remedy=f"Give it as the training file:  python train.py {source.path}\n"
+        + ("Remove dataset_config." if both else "dataset_config takes the file with [[datasets]]."),
+    )
+
+
+def _unknown_tables(source: TomlSource) -> Iterator[Problem]:
+    for name in source.document:
+        if name not in DATASET_TABLES:
+            key = source.find("", name)
+            yield Problem(
+                code="E01",
+                what=f'"{name}" is unknown at the top of a dataset file ({source.place(key)}).',
+                remedy=joined(
+                    source.excerpt(key, of_name=True), "Put it below [general] or [[datasets]], or remove it."
+                ),
+            )
+
+
+def _misplaced(source: TomlSource, setting_names: Collection[str]) -> Iterator[Problem]:
+    for key in source.keys:
+        if key.table in DATASET_TABLES and key.name in setting_names:
+            shown = "[general]" if key.table == "general" else "[[datasets]]"
+            yield Problem(
+                code="E02",
+                what=f'"{key.name}" stands below {shown} ({source.place(key)}), but is a training setting.',
+                remedy=f"{source.excerpt(key, of_name=True)}\n"
+                "Move the line into the training file, above [general] and [[datasets]].",
+            )
+
+
+def _described_twice(training: TomlSource, dataset_config: Path) -> ProblemsFound:
+    tables = " and ".join(
+        {"general": "[general]", "datasets": "[[datasets]]"}[table]
+        for table in DATASET_TABLES
+        if table in training.document
+    )
+    return ProblemsFound(
+        [
+            Problem(
+                code="E02",
+                what=f"The pictures are described twice: by {tables} in {training.path.name} "
+                f"and by dataset_config = {dataset_config}.",
+                remedy=f"Remove dataset_config, or move {tables} into that file.",
+            )
+        ]
+    )

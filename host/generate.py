@@ -1,0 +1,167 @@
+"""Pictures from base and LoRA at several strengths, by the sampler that training uses."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from host.caching import conditioning_of, prompt_entries
+from host.config import Config, load_config
+from host.errors import ConfigError, Problem
+from host.logs import Screen
+from host.model_files import ModelFiles, find_model_files
+from host.phases import Encoding
+from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
+from host.processes import join_processes
+from host.prompts import SamplePrompt, read_prompt, read_prompts
+from host.sampling import Sampler, parameters_text, save_picture, texts_of, to_picture
+from host.setting import path_roles
+from host.stopping import StopRequest
+
+PROGRAM = "flux_dev_generate_image.py"
+EPILOG = "The models come from a training file, or from the flags of train.py that name them."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to draw; the models come from the configuration."""
+
+    lora_weight: Path | None
+    strengths: tuple[float, ...]
+    prompt: str | None
+    from_file: Path | None
+    save_path: Path
+
+
+def generate_image(argv: Sequence[str]) -> str:
+    """Draw every prompt at every strength; return the closing line."""
+    stopping = StopRequest().listen()
+    order, rest = _read_order(argv)
+    config = load_config(rest, prog=PROGRAM)
+    prompts = _prompts(order, config)
+    if config.settings.model.tiny_directory:
+        config.architecture.tiny(config.settings.model.tiny_directory)
+    files = _files(config, order)
+    device, screen = join_processes(config.settings.model.device).device, Screen()
+    entries = prompt_entries(
+        texts_of(prompts), folder=Path("cache") / "prompts", code=config.architecture.code
+    )
+    encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
+    encoding.texts(entries)
+    with screen.alive("loading the transformer"):
+        transformer = load_frozen_transformer(
+            config.architecture, files.paths["dit"], settings=config.settings.model, device=device
+        )
+    sampler = Sampler(
+        architecture=config.architecture,
+        variant=files.variant,
+        transformer=transformer,
+        conditioning=conditioning_of(entries, variant=files.variant),
+        device=device,
+        seed=config.settings.fit.seed,
+        stopping=stopping,
+    )
+    latents = _draw(sampler, order, config, prompts, screen=screen)
+    del transformer, sampler
+    release_memory()
+    autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
+    with torch.no_grad():
+        pictures = {place: to_picture(autoencoder.decode(one)[0]) for place, one in latents.items()}
+    return _save(pictures, order, prompts, seed=config.settings.fit.seed)
+
+
+def _read_order(argv: Sequence[str]) -> tuple[Order, list[str]]:
+    parser = argparse.ArgumentParser(prog=PROGRAM, allow_abbrev=False, epilog=EPILOG)
+    parser.add_argument("--lora_weight", type=Path, help="the LoRA's file; the base alone without it")
+    parser.add_argument("--lora_multiplier", type=float, nargs="+", help="strengths; 0 is the base alone")
+    parser.add_argument("--prompt", help="one prompt, with the flags of a prompt file")
+    parser.add_argument("--from_file", type=Path, help="a prompt file")
+    parser.add_argument("--save_path", type=Path, default=Path("output") / "generated")
+    known, rest = parser.parse_known_args(list(argv))
+    default = (0.0, 0.5, 0.8, 1.0, 1.2) if known.lora_weight else (0.0,)
+    order = Order(
+        lora_weight=known.lora_weight,
+        strengths=tuple(known.lora_multiplier or default),
+        prompt=known.prompt,
+        from_file=known.from_file,
+        save_path=known.save_path,
+    )
+    return order, rest
+
+
+def _prompts(order: Order, config: Config) -> list[SamplePrompt]:
+    if order.prompt is not None:
+        return [read_prompt(order.prompt)]
+    path = order.from_file or config.settings.sample.sample_prompts
+    if path is None:
+        raise ConfigError.of(
+            "There is no prompt.",
+            'Give one:  --prompt "a red circle --w 512 --h 512"  or  --from_file prompts.txt',
+        )
+    return read_prompts(path)
+
+
+def _files(config: Config, order: Order) -> ModelFiles:
+    needed = ["dit", "vae", *path_roles(config.architecture.settings)]
+    files, problems = find_model_files(
+        config.architecture, config.settings.model, config.settings.plugin, needed=needed
+    )
+    if order.lora_weight is not None and not order.lora_weight.is_file():
+        what = f"lora_weight = '{order.lora_weight}' does not exist."
+        problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
+    if problems:
+        raise ConfigError(problems)
+    return files
+
+
+def _draw(
+    sampler: Sampler, order: Order, config: Config, prompts: Sequence[SamplePrompt], *, screen: Screen
+) -> dict[tuple[int, float], Tensor]:
+    """Return (prompt number, strength) -> latents."""
+    adapter = None
+    if order.lora_weight is not None:
+        adapter = attach_lora_file(sampler.transformer, config.architecture, order.lora_weight)
+        screen.say("lora", adapter_summary(adapter))
+    drawn: dict[tuple[int, float], Tensor] = {}
+    for number, prompt in enumerate(prompts):
+        for strength in order.strengths:
+            if adapter is not None:
+                adapter.set_strength(strength)
+            with screen.alive(f"drawing prompt {number} at strength {strength:g}"):
+                drawn[number, strength] = sampler.latents(prompt)
+    return drawn
+
+
+def _save(
+    pictures: Mapping[tuple[int, float], Image.Image],
+    order: Order,
+    prompts: Sequence[SamplePrompt],
+    *,
+    seed: int,
+) -> str:
+    name = order.lora_weight.stem if order.lora_weight else "base"
+    for (number, strength), picture in pictures.items():
+        prompt = prompts[number]
+        used = seed if prompt.seed is None else prompt.seed
+        extra = {"LoRA": name, "LoRA strength": f"{strength:g}"}
+        path = order.save_path / f"{name}_{number:02d}_{used}_x{strength:g}.png"
+        save_picture(picture, path, parameters=parameters_text(prompt, seed=used, extra=extra))
+    grid = order.save_path / f"{name}_grid.png"
+    save_picture(_grid(pictures), grid, parameters=f"rows: prompts; columns: strengths {order.strengths}")
+    return f"FINISHED {len(pictures)} pictures in {order.save_path}, together in {grid}"
+
+
+def _grid(pictures: Mapping[tuple[int, float], Image.Image]) -> Image.Image:
+    """Return all pictures side by side: a row a prompt, a column a strength."""
+    rows = sorted({number for number, _ in pictures})
+    columns = list(dict.fromkeys(strength for _, strength in pictures))
+    width = max(picture.width for picture in pictures.values())
+    height = max(picture.height for picture in pictures.values())
+    grid = Image.new("RGB", (width * len(columns), height * len(rows)), "white")
+    for (number, strength), picture in pictures.items():
+        grid.paste(picture, (columns.index(strength) * width, rows.index(number) * height))
+    return grid

@@ -1,0 +1,153 @@
+"""Which model file is in which setting, told from the headers before a weight is read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from host.architecture import Architecture, Header, Part, Variant
+from host.errors import Problem, ProblemsFound
+from host.headers import read_header
+from host.prepare import ModelSettings
+from host.setting import path_roles
+
+NOT_SAFETENSORS = {
+    ".gguf": "is a GGUF file",
+    ".pt": "is a pickled file, which can run code when it is opened",
+    ".pth": "is a pickled file, which can run code when it is opened",
+    ".ckpt": "is a pickled file, which can run code when it is opened",
+    ".bin": "is a pickled file, which can run code when it is opened",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """The model files of a job, each in the setting where it belongs."""
+
+    paths: Mapping[str, Path]
+    """Every path setting of model and plugin that is given: setting name -> path."""
+    parts: Mapping[str, Part]
+    """What each model file is; tokenizers are not among them."""
+    variant: Variant
+    notes: tuple[str, ...]
+
+    def of(self, names: Sequence[str]) -> dict[str, Path]:
+        """Return the given paths among ``names``."""
+        return {name: self.paths[name] for name in names if name in self.paths}
+
+
+def find_model_files(
+    architecture: Architecture, model: ModelSettings, plugin: object, *, needed: Sequence[str]
+) -> tuple[ModelFiles, list[Problem]]:
+    """Identify every model file that is given; ``needed`` are the settings this program cannot do without.
+
+    A path that is not needed here is looked at all the same, so that a job is judged as a whole.
+    """
+    roles = {**path_roles(ModelSettings), **path_roles(architecture.settings)}
+    paths = {
+        **_paths(model, list(path_roles(ModelSettings))),
+        **_paths(plugin, _path_names(architecture.settings)),
+    }
+    problems = [_missing_setting(name, roles[name]) for name in needed if name not in paths]
+    headers: dict[str, Header] = {}
+    for name in roles:
+        if name in paths:
+            header, found = _header(name, paths[name])
+            problems += found
+            if header is not None:
+                headers[name] = header
+    parts = {
+        name: part for name, header in headers.items() if (part := architecture.identify(header)) is not None
+    }
+    paths, parts, notes = _put_right(paths, parts, roles)
+    for name in headers:
+        problems += _misplaced(name, paths[name], parts.get(name), roles)
+    if not problems:
+        problems += architecture.check_files(paths, parts)
+    variant = parts["dit"].variant if "dit" in parts else None
+    files = ModelFiles(
+        paths=paths, parts=parts, variant=variant or architecture.default_variant, notes=tuple(notes)
+    )
+    return files, problems
+
+
+def _path_names(settings_type: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings_type) if "Path" in str(field.type)]
+
+
+def _paths(settings: object, names: Sequence[str]) -> dict[str, Path]:
+    return {name: path for name in names if isinstance(path := getattr(settings, name), Path)}
+
+
+def _missing_setting(name: str, role: str) -> Problem:
+    return Problem(
+        what=f'"{name}" is not set; it is the file of the {role.replace("_", "-")}.',
+        remedy=f"{name} = '/path/to/file.safetensors'",
+    )
+
+
+def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
+    if not path.exists():
+        near = (
+            sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
+        )
+        there = f"In that folder: {', '.join(near[:5])}." if near else f"Correct the line  {name} = ..."
+        return None, [Problem(code="E15", what=f"{name} = '{path}' does not exist.", remedy=there)]
+    if path.suffix.lower() in NOT_SAFETENSORS:
+        return None, [
+            Problem(
+                code="E16",
+                what=f"{name} = '{path}' {NOT_SAFETENSORS[path.suffix.lower()]}.",
+                remedy="Use the .safetensors file of the same weights (bf16, fp16 or fp32).",
+            )
+        ]
+    if path.is_dir():
+        return None, [
+            Problem(
+                code="E16",
+                what=f"{name} = '{path}' is a folder.",
+                remedy="Name the single .safetensors file; folders of shards are not read yet.",
+            )
+        ]
+    try:
+        return read_header(path), []
+    except ProblemsFound as found:
+        return None, list(found.problems)
+
+
+def _put_right(
+    paths: dict[str, Path], parts: dict[str, Part], roles: Mapping[str, str]
+) -> tuple[dict[str, Path], dict[str, Part], list[str]]:
+    """Exchange two files that stand in each other's setting, as CLIP-L and T5 often do."""
+    for (first, one), (second, other) in combinations(sorted(parts.items()), 2):
+        if roles[first] != roles[second] and (one.role, other.role) == (roles[second], roles[first]):
+            paths = {**paths, first: paths[second], second: paths[first]}
+            note = f"{first} and {second} were given the other way round; read as {first} = '{paths[first]}'"
+            return paths, {**parts, first: other, second: one}, [note]
+    return paths, parts, []
+
+
+def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str]) -> list[Problem]:
+    wanted = roles[name].replace("_", "-")
+    if part is None:
+        return [
+            Problem(
+                code="E15",
+                what=f"{name} = '{path}' is none of the model files known here.",
+                remedy=f"It needs the file of the {wanted}.",
+            )
+        ]
+    if part.refusal is not None and part.role == roles[name]:
+        return [part.refusal]
+    if part.role == roles[name]:
+        return []
+    homes = [setting for setting, role in roles.items() if role == part.role]
+    remedy = f"It belongs in:  {homes[0]} = '{path}'\n" if homes else ""
+    return [
+        Problem(
+            code="E15",
+            what=f"{name} = '{path}' is {part.description}, not the {wanted}.",
+            remedy=f'{remedy}"{name}" needs the file of the {wanted}.',
+        )
+    ]

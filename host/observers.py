@@ -1,0 +1,206 @@
+"""Those who watch the loop: log and bar, saves, samples. None of them touches the arithmetic."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from host.architecture import Autoencoder
+from host.eta import Estimate
+from host.fit import StepReport
+from host.logs import JsonLines, Screen, Tracker, clock
+from host.prepare import release_memory
+from host.prompts import SamplePrompt
+from host.sampling import (
+    Sampler,
+    SampleSettings,
+    SamplingStopped,
+    parameters_text,
+    save_picture,
+    to_picture,
+)
+from networks.lora import Adapter
+
+logger = logging.getLogger(__name__)
+
+FAILURES_ALLOWED = 2
+"""After so many failed rounds sampling is switched off."""
+
+
+def is_due(count: int, every: int | None) -> bool:
+    """Whether something due every so many steps (None: never) is due after ``count`` of them."""
+    return every is not None and count % every == 0
+
+
+@dataclass(slots=True, kw_only=True)
+class ProgressObserver:
+    """Writes every step to the log, and shows the bar."""
+
+    screen: Screen
+    log: JsonLines | None
+    trackers: Sequence[Tracker]
+    estimate: Estimate
+    total_steps: int
+    first_step: int
+    due_after: Callable[[int], Sequence[tuple[str, int]]]
+    """Steps done -> events still to come, for the estimate."""
+    losses: list[float] = field(default_factory=list)
+    _bar: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._bar = self.screen.bar(total=self.total_steps, done=self.first_step)
+
+    def __call__(self, report: StepReport) -> None:
+        """Take note of one step."""
+        self.losses.append(report.loss)
+        self.estimate.step_took(report.seconds, size=report.size)
+        if self.log is not None:
+            self.log.write(
+                step=report.step,
+                epoch=report.epoch,
+                loss=report.loss,
+                lr=report.learning_rate,
+                gradient_norm=report.gradient_norm,
+                seconds=round(report.seconds, 4),
+            )
+        values = {
+            "loss/current": report.loss,
+            "loss/average": self.average(),
+            "lr/unet": report.learning_rate,
+        }
+        for tracker in self.trackers:
+            tracker.log(values, step=report.step)
+        left = self.estimate.seconds_left(
+            steps=self.total_steps - report.step, events=self.due_after(report.step)
+        )
+        speed = self.estimate.seconds_per_step() or 0.0
+        self._bar.set_postfix_str(
+            f"left {clock(left)}, {speed:.2f} s/step, loss {self.average():.4f}", refresh=False
+        )
+        self._bar.update(1)
+
+    def average(self) -> float:
+        """Return the mean loss of the last hundred steps."""
+        recent = self.losses[-100:]
+        return sum(recent) / len(recent)
+
+    def close(self) -> None:
+        """Close bar, log and trackers."""
+        self._bar.close()
+        if self.log is not None:
+            self.log.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class SampleObserver:
+    """Makes pictures when they are due; a failure is reported and training goes on."""
+
+    sampler: Sampler
+    adapter: Adapter
+    prompts: Sequence[SamplePrompt]
+    settings: SampleSettings
+    load_autoencoder: Callable[[], Autoencoder]
+    folder: Path
+    name: str
+    screen: Screen
+    estimate: Estimate
+    extra: dict[str, str] = field(default_factory=dict)
+    """More parameters to write into the pictures."""
+    failures: int = 0
+    last_step: int = -1
+
+    def __call__(self, report: StepReport) -> None:
+        """Make samples when this step asks for them."""
+        epoch_due = report.ends_epoch and is_due(report.epoch, self.settings.sample_every_n_epochs)
+        if is_due(report.step, self.settings.sample_every_n_steps) or epoch_due:
+            self.make(report.step)
+
+    def make(self, step: int, *, strength: float = 1.0) -> list[Path]:
+        """Make one picture a prompt; ``strength`` 0 is the bare base model."""
+        if step == self.last_step or self.failures >= FAILURES_ALLOWED:
+            return []
+        self.last_step = step
+        began = time.perf_counter()
+        self.adapter.train_with(None)
+        self.adapter.set_strength(strength)
+        try:
+            made = self._make(step, strength=strength)
+        except SamplingStopped:
+            return []
+        except Exception as error:  # a preview must never end a run
+            self._report(step, error)
+            return []
+        finally:
+            self.adapter.set_strength(1.0)
+        self.estimate.event_took(time.perf_counter() - began, kind="sample")
+        self.screen.say("sample", f"step {step}: {len(made)} pictures in {self.folder}")
+        return made
+
+    def _make(self, step: int, *, strength: float) -> list[Path]:
+        with self.screen.alive("making samples"):
+            latents = [self.sampler.latents(prompt) for prompt in self.prompts]
+            pictures = _decode(self.load_autoencoder, latents)
+        release_memory()
+        made: list[Path] = []
+        for number, (prompt, picture) in enumerate(zip(self.prompts, pictures, strict=True)):
+            seed = self.sampler.seed if prompt.seed is None else prompt.seed
+            path = self.folder / f"{self.name}_{step:06d}_{number:02d}_{seed}.png"
+            extra = {**self.extra, "Step": str(step), "LoRA strength": f"{strength:g}"}
+            save_picture(picture, path, parameters=parameters_text(prompt, seed=seed, extra=extra))
+            made.append(path)
+        return made
+
+    def _report(self, step: int, error: Exception) -> None:
+        self.failures += 1
+        logger.warning("sampling failed step=%d cause=%r", step, error, exc_info=error)
+        off = "; sampling is switched off" if self.failures >= FAILURES_ALLOWED else ""
+        self.screen.say("sample", f"step {step}: no pictures ({error}); training goes on{off}")
+
+
+def _decode(load: Callable[[], Autoencoder], latents: Sequence[Tensor]) -> list[Image.Image]:
+    autoencoder = load()
+    with torch.no_grad():
+        return [to_picture(autoencoder.decode(one)[0]) for one in latents]
+
+
+@dataclass(slots=True, kw_only=True)
+class SaveObserver:
+    """Saves LoRA and state when they are due."""
+
+    save: Callable[[Path, int, int], object]
+    """(path, steps done, epoch)"""
+    save_state: Callable[[int], object]
+    prune: Callable[[], object]
+    step_path: Callable[[int], Path]
+    epoch_path: Callable[[int], Path]
+    every_n_steps: int | None
+    every_n_epochs: int | None
+    with_state: bool
+    total_steps: int
+    estimate: Estimate
+
+    def __call__(self, report: StepReport) -> None:
+        """Save when this step asks for it; the end of the run saves by itself."""
+        if report.step >= self.total_steps:
+            return
+        by_step = is_due(report.step, self.every_n_steps)
+        by_epoch = report.ends_epoch and is_due(report.epoch, self.every_n_epochs)
+        if not (by_step or by_epoch):
+            return
+        began = time.perf_counter()
+        if by_step:
+            self.save(self.step_path(report.step), report.step, report.epoch)
+        if by_epoch:
+            self.save(self.epoch_path(report.epoch), report.step, report.epoch)
+        if self.with_state:
+            self.save_state(report.step)
+        self.prune()
+        self.estimate.event_took(time.perf_counter() - began, kind="save")

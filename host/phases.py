@@ -1,0 +1,77 @@
+"""The two encoding phases: their models are loaded when something is due, and gone afterwards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dataset.scan import Item
+from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts
+from host.config import Config
+from host.fingerprints import file_fingerprint, fingerprint_of
+from host.logs import Screen
+from host.model_files import ModelFiles
+from host.prepare import release_memory
+from host.setting import path_roles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """With what, where and under whose eyes the encoding phases work."""
+
+    config: Config
+    files: ModelFiles
+    device: torch.device
+    screen: Screen
+    stopping: Callable[[], bool]
+
+    def pictures(self, items: Sequence[Item]) -> CacheCount:
+        """Cache the latents of ``items``."""
+        path = self.files.paths["vae"]
+        count = cache_latents(
+            items,
+            encoder=Encoder(
+                architecture=self.config.architecture,
+                variant=self.files.variant,
+                fingerprint=file_fingerprint(path),
+                load=lambda: self.config.architecture.load_autoencoder(
+                    path, device=self.device, disable_mmap=self._disable_mmap
+                ),
+            ),
+            screen=self.screen,
+            stopping=self.stopping,
+        )
+        release_memory()
+        self.screen.say("latents", f"{len(items)} pictures: {count.sentence()}")
+        return count
+
+    def texts(self, entries: Sequence[TextEntry]) -> CacheCount:
+        """Cache the encoded captions and prompts ``entries``."""
+        paths = text_paths(self.config, self.files)
+        count = cache_texts(
+            entries,
+            encoder=Encoder(
+                architecture=self.config.architecture,
+                variant=self.files.variant,
+                fingerprint=fingerprint_of(path for _, path in sorted(paths.items())),
+                load=lambda: self.config.architecture.load_text_encoders(
+                    paths, device=self.device, disable_mmap=self._disable_mmap
+                ),
+            ),
+            screen=self.screen,
+            stopping=self.stopping,
+        )
+        release_memory()
+        self.screen.say("text", f"{len(entries)} captions and prompts: {count.sentence()}")
+        return count
+
+    @property
+    def _disable_mmap(self) -> bool:
+        return self.config.settings.model.disable_mmap
+
+
+def text_paths(config: Config, files: ModelFiles) -> dict[str, Path]:
+    """Return the plugin's own paths: text encoders and their tokenizers."""
+    others = path_roles(type(config.settings.model))
+    return {name: path for name, path in files.paths.items() if name not in others}

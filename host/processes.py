@@ -1,0 +1,61 @@
+"""One process or several: accelerate starts and joins them, and this is all they share."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """This process's place among all."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that caches, saves, samples and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one exchange."""
+        if self.world == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001 - one value, one meaning
+        """Whether any process says so."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(votes)
+        return bool(votes.item() > 0)
+
+
+def join_processes(device: str) -> Processes:
+    """Return this process's place; ``device`` is auto, cpu, cuda or cuda:N.
+
+    Without a launcher nothing is set up. Under ``accelerate launch`` the processes meet through
+    accelerate's ``PartialState``.
+    """
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(device=torch.device(wanted))
+    from accelerate import PartialState
+
+    state = PartialState(cpu=wanted == "cpu")
+    here = torch.device(wanted) if state.device is None else state.device
+    return Processes(rank=state.process_index, world=state.num_processes, device=here)

@@ -1,0 +1,168 @@
+"""What already lies where the results go, and what a new start means there.
+
+Finished with the same settings: verify again. Unfinished: offer to resume. Different: refuse, with
+``--overwrite`` and a free name to paste.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from host.atomic import remove_all, write_json
+from host.errors import ConfigError
+from host.outputs import OutputSettings
+from host.saving import intermediate_loras
+from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
+
+
+class StartKind(Enum):
+    """What a start does."""
+
+    BEGIN = "begin"
+    RESUME = "resume"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How this start goes on from what is there."""
+
+    kind: StartKind
+    state: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def record_path(output: OutputSettings) -> Path:
+    """Where the run's record lies: what was run, and whether it came to its end."""
+    return output.output_dir / f"{output.output_name}.run.json"
+
+
+def final_path(output: OutputSettings) -> Path:
+    """Where the finished LoRA lies."""
+    return output.output_dir / f"{output.output_name}.safetensors"
+
+
+def write_record(output: OutputSettings, *, progress: Progress, finished: bool) -> None:
+    """Write what is being run and whether it came to its end."""
+    document = {"finished": finished, "run": asdict(replace(progress, step=0)), "steps": progress.step}
+    write_json(record_path(output), document)
+
+
+def decide_start(output: OutputSettings, *, now: Progress) -> Start:
+    """Return how to start; raises ``ConfigError`` when that would lose or mix up results."""
+    if output.resume is not None:
+        return _resume(output, now=now)
+    if output.overwrite:
+        return Start(kind=StartKind.BEGIN)
+    record = _read_record(output)
+    there = [
+        path
+        for path in [final_path(output), *intermediate_loras(output.output_dir, output.output_name)]
+        if path.exists()
+    ]
+    if record is None and not there:
+        return Start(kind=StartKind.BEGIN)
+    same = record is not None and record["run"] == json.loads(json.dumps(asdict(replace(now, step=0))))
+    if same and record is not None and record["finished"] and final_path(output).exists():
+        return Start(kind=StartKind.FINISHED)
+    state, _ = latest_state(output.output_dir, output.output_name)
+    if record is not None and not record["finished"]:
+        if state is not None:
+            raise _unfinished(output, state)
+        if not there:
+            return Start(kind=StartKind.BEGIN, notes=("an earlier start left no state; beginning anew",))
+    raise _in_the_way(output, there)
+
+
+def clear(output: OutputSettings) -> None:
+    """Remove the results of an earlier run of this name: LoRAs, states, log and record."""
+    name, folder = output.output_name, output.output_dir
+    remove_all(
+        [
+            *intermediate_loras(folder, name),
+            *find_states(folder, name),
+            final_path(output),
+            folder / f"{name}.jsonl",
+            record_path(output),
+        ]
+    )
+
+
+def _resume(output: OutputSettings, *, now: Progress) -> Start:
+    notes: list[str] = []
+    if output.resume == "latest":
+        state, broken = latest_state(output.output_dir, output.output_name)
+        notes += [f"{path.name} is not whole and was passed over" for path in broken]
+        if state is None:
+            raise ConfigError.of(
+                f'resume = "latest", but {output.output_dir} holds no whole state of "{output.output_name}".',
+                "Remove  resume  to begin anew; states are saved with  save_state = true.",
+                code="E23",
+            )
+    else:
+        state = Path(str(output.resume)).expanduser()
+        _refuse_wrong_state(output, state)
+    problems, applied = compare(read_progress(state), now=now)
+    if problems:
+        raise ConfigError(problems)
+    return Start(kind=StartKind.RESUME, state=state, notes=(*notes, *applied))
+
+
+def _refuse_wrong_state(output: OutputSettings, state: Path) -> None:
+    newest, _ = latest_state(output.output_dir, output.output_name)
+    remedy = (
+        f"To go on exactly:   resume = '{newest}'"
+        if newest
+        else "States are folders, saved with  save_state = true."
+    )
+    if state.is_file():
+        continuing = f"\nTo start a new run from this LoRA:   network_weights = '{state}'"
+        raise ConfigError.of(
+            f"resume = '{state}' is a file (a finished LoRA?), not a saved state.",
+            remedy + (continuing if state.suffix == ".safetensors" else ""),
+            code="E23",
+        )
+    if not state.is_dir():
+        raise ConfigError.of(f"resume = '{state}' does not exist.", remedy, code="E23")
+    if not is_complete(state):
+        raise ConfigError.of(f"resume = '{state}' is not a whole saved state.", remedy, code="E23")
+
+
+def _read_record(output: OutputSettings) -> dict | None:
+    try:
+        return json.loads(record_path(output).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"finished": False, "run": None, "steps": 0}
+
+
+def _unfinished(output: OutputSettings, state: Path) -> ConfigError:
+    step = read_progress(state).step
+    return ConfigError.of(
+        f'The run "{output.output_name}" in {output.output_dir} stopped before its end; '
+        f"its newest state is of step {step}.",
+        "To go on exactly:   --resume latest\nTo begin anew and lose it:   --overwrite",
+        code="E23",
+    )
+
+
+def _in_the_way(output: OutputSettings, there: list[Path]) -> ConfigError:
+    found = there[0] if there else record_path(output)
+    return ConfigError.of(
+        f"{found} is there already, from a run with other settings or pictures.",
+        f"To keep it, choose another name:   --output_name {_free_name(output)}\n"
+        "To replace it:   --overwrite",
+    )
+
+
+def _free_name(output: OutputSettings) -> str:
+    number = 2
+    while True:
+        name = f"{output.output_name}-{number}"
+        candidate = replace(output, output_name=name)
+        taken = [final_path(candidate), record_path(candidate), state_path(output.output_dir, name)]
+        if not any(path.exists() for path in taken):
+            return name
+        number += 1

@@ -1,0 +1,192 @@
+"""The programs, as recipes: the composition root, and the only place that sees the whole configuration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from host.atomic import write_text
+from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
+from host.check import Data, Job, check_data, check_device, check_job
+from host.config import Config, load_config, metadata_values, resolved_toml
+from host.errors import StoppedByUser
+from host.headers import read_header
+from host.logs import Screen
+from host.phases import Encoding
+from host.plan import bucket_table
+from host.processes import Processes, join_processes
+from host.results import Start, StartKind, clear, decide_start, final_path, write_record
+from host.sampling import texts_of
+from host.saving import linears_in, verify_finished
+from host.setting import path_roles
+from host.states import Progress
+from host.stopping import StopRequest
+from host.training import Training, prepare_training, run_training, save_training_state
+
+
+def train(argv: Sequence[str]) -> str:
+    """Do the whole job: check, cache, train, sample, save, verify; return the closing line."""
+    stopping = StopRequest().listen()
+    config = load_config(argv, prog="train.py")
+    processes = join_processes(config.settings.model.device)
+    screen = Screen(quiet=not processes.is_main)
+    _make_tiny(config, processes, screen)
+    job = check_job(config, processes=processes)
+    progress = _progress_of(job, processes)
+    start = decide_start(config.settings.output, now=progress)
+    _tell(job, start, processes, screen)
+    if config.check_only:
+        return "CHECKED: nothing stands in the way"
+    if start.kind is StartKind.FINISHED:
+        return _verify_again(job, screen)
+    conditioning = _prepare_caches(job, start, processes, screen, stopping)
+    training = prepare_training(job, progress=progress, processes=processes, screen=screen, stopping=stopping)
+    done = run_training(training, start, conditioning=conditioning)
+    if done < job.plan.total_steps:
+        return _stop(training, done)
+    return _finish(training)
+
+
+def cache_latents_only(argv: Sequence[str]) -> str:
+    """The first preprocessing run by itself."""
+    stopping = StopRequest().listen()
+    config = load_config(argv, prog="flux_dev_cache_latents.py")
+    processes, screen = join_processes(config.settings.model.device), Screen()
+    _make_tiny(config, processes, screen)
+    data = check_data(config, needed=["vae"])
+    _say_notes(screen, data.notes)
+    if config.check_only:
+        return "CHECKED: nothing stands in the way"
+    encoding = Encoding(
+        config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
+    )
+    count = encoding.pictures(data.items)
+    return f"FINISHED latents of {len(data.items)} pictures: {count.sentence()}"
+
+
+def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
+    """The second preprocessing run by itself."""
+    stopping = StopRequest().listen()
+    config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
+    processes, screen = join_processes(config.settings.model.device), Screen()
+    _make_tiny(config, processes, screen)
+    data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+    _say_notes(screen, data.notes)
+    if config.check_only:
+        return "CHECKED: nothing stands in the way"
+    encoding = Encoding(
+        config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
+    )
+    count = encoding.texts([*text_entries(data.items), *_prompt_entries(data)])
+    return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
+
+
+def _make_tiny(config: Config, processes: Processes, screen: Screen) -> None:
+    folder = config.settings.model.tiny_directory
+    if folder is None:
+        return
+    if processes.is_main:
+        config.architecture.tiny(folder)
+        screen.say("tiny", f"seeded tiny {config.architecture.full_name} and pictures in {folder}")
+    processes.wait()
+
+
+def _progress_of(job: Job, processes: Processes) -> Progress:
+    return Progress(
+        step=0,
+        settings=metadata_values(job.config),
+        dataset=job.dataset_hash,
+        base=job.base_hash,
+        processes=processes.world,
+    )
+
+
+def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
+    settings = job.settings
+    parts = "; ".join(part.description for part in job.files.parts.values())
+    screen.say("check", parts)
+    screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
+    _say_notes(screen, [*check_device(settings.model), *job.config.notes, *job.notes, *start.notes])
+    for line in bucket_table(job.items):
+        screen.say("check", line)
+    sentence = job.plan.arithmetic(
+        accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
+    )
+    screen.say("check", sentence)
+    for item in job.items[:3]:
+        screen.say("check", f'caption of {item.image_path.name}: "{item.caption[:70]}"')
+
+
+def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
+    for note in dict.fromkeys(notes):
+        screen.say("note", note)
+
+
+def _prepare_caches(
+    job: Job, start: Start, processes: Processes, screen: Screen, stopping: StopRequest
+) -> Mapping[str, Mapping[str, Tensor]]:
+    """Make way for the results, cache what is missing, return the encoded sample prompts."""
+    output = job.settings.output
+    if processes.is_main:
+        if start.kind is StartKind.BEGIN:
+            clear(output)
+        write_record(output, progress=_progress_of(job, processes), finished=False)
+        write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(job.config))
+        encoding = Encoding(
+            config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
+        )
+        encoding.pictures(job.items)
+        encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+    processes.wait()
+    return conditioning_of(_prompt_entries(job), variant=job.files.variant)
+
+
+def _prompt_entries(data: Data) -> list[TextEntry]:
+    return prompt_entries(
+        texts_of(data.prompts),
+        folder=data.items[0].text_cache.parent / "prompts",
+        code=data.config.architecture.code,
+    )
+
+
+def _stop(training: Training, done: int) -> str:
+    """Save LoRA and state of a run that was asked to stop, and say so."""
+    saver = training.saver
+    if training.processes.is_main:
+        epoch = training.job.plan.step(done - 1).epoch + 1
+        saver.save(saver.step_path(done), step=done, epoch=epoch)
+        save_training_state(training, done)
+    raise StoppedByUser(f"at step {done}, LoRA and state saved; go on with  --resume latest")
+
+
+def _finish(training: Training) -> str:
+    """Save and verify the finished LoRA."""
+    job, saver, screen = training.job, training.saver, training.screen
+    output = job.settings.output
+    path = final_path(output)
+    if training.processes.is_main:
+        steps = job.plan.total_steps
+        found = saver.save(path, step=steps, epoch=job.plan.step(steps - 1).epoch + 1)
+        screen.say("save", f"{path}, {path.stat().st_size / 1e6:.1f} MB, {output.save_precision}")
+        screen.say(
+            "verify", f"Verified: {found.matched} of {found.total} modules, strength 1.0 equals training"
+        )
+        if output.save_state or output.save_state_on_train_end:
+            save_training_state(training, steps, final=True)
+        write_record(output, progress=replace(training.progress, step=steps), finished=True)
+    training.processes.wait()
+    return f"FINISHED {path}"
+
+
+def _verify_again(job: Job, screen: Screen) -> str:
+    """The run is finished already: look at its file once more."""
+    path = final_path(job.settings.output)
+    linears = linears_in(read_header(job.files.paths["dit"]), key_prefix=job.files.parts["dit"].key_prefix)
+    found = verify_finished(
+        path, linears=linears, kohya_prefix=job.config.architecture.adapter_layout.kohya_prefix
+    )
+    screen.say(
+        "verify",
+        f"finished before with the same settings; Verified: {found.matched} of {found.total} modules",
+    )
+    return f"FINISHED {path}"

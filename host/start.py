@@ -1,0 +1,73 @@
+"""How every program begins and ends: the last line says how it went, the exit code too.
+
+This file is read by any Python 3, so that an old one is told what it lacks; torch comes later.
+"""
+
+import os
+import sys
+import traceback
+
+OLDEST = (3, 11)
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before any import: nothing here reaches the network unless the user asks for it by name."""
+
+
+def start(program, argv=None):
+    """Run ``host.run.<program>`` and return the exit code.
+
+    0 finished, 2 bad input, 3 stopped by the user, 4 machine limits, 5 failed run, 1 a bug of ours.
+    """
+    if sys.version_info < OLDEST:
+        found = ".".join(str(number) for number in sys.version_info[:3])
+        print("FAILED: this needs Python 3.11 or newer; this is Python " + found)
+        print("    Make the virtual environment with a newer one:  python3.11 -m venv .venv")
+        return 2
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+    try:
+        return _run(program, sys.argv[1:] if argv is None else argv)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("host", "dataset", "networks"):
+            raise
+        print("FAILED: the package " + str(error.name) + " is not installed in " + sys.prefix)
+        print("    Install the project into this environment:  pip install -e .")
+        return 2
+
+
+def _run(program, argv):
+    from host import generate, run
+    from host.errors import MusubiError, ProblemsFound, StoppedByUser
+
+    try:
+        programs = {
+            "train": run.train,
+            "cache_latents": run.cache_latents_only,
+            "cache_text_encoder_outputs": run.cache_text_encoder_outputs_only,
+            "generate_image": generate.generate_image,
+        }
+        print(programs[program](argv))
+    except StoppedByUser as stopped:
+        print("STOPPED by you " + str(stopped))
+        return stopped.exit_code
+    except MusubiError as error:
+        print("FAILED: " + str(error))
+        return error.exit_code
+    except ProblemsFound as error:
+        print("FAILED: " + str(error))
+        return 2
+    except MemoryError:
+        print("FAILED: out of memory")
+        print("    Choose a smaller resolution or batch_size.")
+        return 4
+    except Exception:
+        traceback.print_exc()
+        print("FAILED: an error nobody foresaw; the lines above tell where")
+        return 1
+    return 0

@@ -1,0 +1,196 @@
+"""What exact resuming needs, in one folder that is there whole or not at all.
+
+A state holds the adapter in float32, the optimizer's state and how far the run had come. There is
+no random state in it: randomness is a function of the step (see ``host.randomness``).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from host.atomic import write_folder
+from host.errors import ConfigError, Problem
+
+FORMAT = "1"
+ADAPTER, OPTIMIZER, PROGRESS, MANIFEST = (
+    "adapter.safetensors",
+    "optimizer.pt",
+    "progress.json",
+    "manifest.json",
+)
+
+FIXED = (
+    "architecture",
+    "seed",
+    "network_dim",
+    "network_alpha",
+    "network_preset",
+    "network_args",
+    "network_dropout",
+    "mixed_precision",
+    "optimizer_type",
+    "gradient_accumulation_steps",
+)
+"""Settings that a resumed run may not change: it would not be the same run. Others are applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the run had come, and what it was."""
+
+    step: int
+    """Optimizer steps done."""
+    settings: dict[str, str]
+    """Those that make numbers, as text."""
+    dataset: str
+    """Hash of the pictures, captions and buckets."""
+    base: str
+    """Fingerprint of the transformer's file."""
+    processes: int
+    format: str = FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A state as read back."""
+
+    path: Path
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: Progress
+
+
+def state_path(output_dir: Path, name: str, step: int | None = None) -> Path:
+    """Return the state folder of a step, or of the end of the run."""
+    return output_dir / (f"{name}-state" if step is None else f"{name}-step{step:08d}-state")
+
+
+def write_state(
+    path: Path, *, adapter: Mapping[str, Tensor], optimizer: Mapping[str, Any], progress: Progress
+) -> None:
+    """Write a state; an interrupted writing leaves what was there before.
+
+    A whole state of the same progress is left alone: a resumed run makes the same bytes.
+    """
+    if is_complete(path) and read_progress(path) == progress:
+        return
+
+    def fill(folder: Path) -> None:
+        save_file(dict(adapter), folder / ADAPTER)
+        torch.save(dict(optimizer), folder / OPTIMIZER)
+        (folder / PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
+        hashes = {name: _hash(folder / name) for name in (ADAPTER, OPTIMIZER, PROGRESS)}
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+
+    write_folder(path, fill)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file of the state is there and is what was written."""
+    try:
+        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return all(_hash(path / name) == hashes[name] for name in (ADAPTER, OPTIMIZER, PROGRESS))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def read_state(path: Path) -> State:
+    """Return a state; raises ``ConfigError`` when it is not whole."""
+    if not is_complete(path):
+        raise ConfigError.of(
+            f"{path} is not a whole state: files are missing or changed.",
+            'Resume from another one, or let the newest whole one be found with  resume = "latest".',
+            code="E23",
+        )
+    return State(
+        path=path,
+        adapter=load_file(path / ADAPTER),
+        optimizer=torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True),
+        progress=read_progress(path),
+    )
+
+
+def read_progress(path: Path) -> Progress:
+    """Return how far the run had come when the state was written."""
+    return Progress(**json.loads((path / PROGRESS).read_text(encoding="utf-8")))
+
+
+def find_states(output_dir: Path, name: str) -> list[Path]:
+    """Return the run's state folders, oldest step first; whole or not."""
+    found = [path for path in output_dir.glob("*-state") if _belongs(path, name)]
+    return sorted(found, key=_step_of)
+
+
+def latest_state(output_dir: Path, name: str) -> tuple[Path | None, list[Path]]:
+    """Return the newest whole state, and the broken ones that were passed over."""
+    broken: list[Path] = []
+    for path in reversed(find_states(output_dir, name)):
+        if is_complete(path):
+            return path, broken
+        broken.append(path)
+    return None, broken
+
+
+def compare(progress: Progress, *, now: Progress) -> tuple[list[Problem], list[str]]:
+    """Return what makes resuming impossible, and notes on what is applied from here on."""
+    changed = {
+        name: (progress.settings.get(name), now.settings.get(name))
+        for name in sorted({*progress.settings, *now.settings})
+        if progress.settings.get(name) != now.settings.get(name)
+    }
+    problems = [
+        Problem(
+            code="E23",
+            what=f"This run was begun with {name} = {old}; the configuration now says {new}.",
+            remedy=f"Set {name} = {old} to go on, or begin a new run under another output_name.",
+        )
+        for name, (old, new) in changed.items()
+        if name in FIXED
+    ]
+    others = {
+        "dataset": (progress.dataset, now.dataset, "The pictures, captions or buckets"),
+        "base": (progress.base, now.base, "The transformer's file"),
+        "processes": (progress.processes, now.processes, "The number of processes"),
+    }
+    problems += [
+        Problem(
+            code="E23",
+            what=f"{words} changed since the state was saved.",
+            remedy="Put back what was there, or begin a new run under another output_name.",
+        )
+        for old, new, words in others.values()
+        if old != new
+    ]
+    notes = [
+        f"{name}: {old} -> {new} from here on" for name, (old, new) in changed.items() if name not in FIXED
+    ]
+    return problems, notes
+
+
+def _belongs(path: Path, name: str) -> bool:
+    rest = path.name.removeprefix(name).removesuffix("-state")
+    return path.is_dir() and path.name.startswith(name) and (not rest or _is_step(rest))
+
+
+def _is_step(text: str) -> bool:
+    return text.startswith("-step") and text[5:].isdigit()
+
+
+def _step_of(path: Path) -> int:
+    try:
+        return read_progress(path).step
+    except (OSError, ValueError, TypeError):
+        digits = path.name.removesuffix("-state").rpartition("-step")[2]
+        return int(digits) if digits.isdigit() else -1
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,286 @@
+"""Puts the live parts of a run together: model, adapter, optimizer, observers, and trains.
+
+Only main saves, samples and writes logs; every process computes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset.batch import load_batch
+from host.atomic import remove_all
+from host.caching import cache_names
+from host.check import Job
+from host.errors import FailedRunError, name_some
+from host.eta import Estimate
+from host.fit import Loop, NotFiniteError, StepReport, fit
+from host.logs import JsonLines, Screen, open_trackers
+from host.metadata import lora_metadata
+from host.objective import Objective
+from host.observers import ProgressObserver, SampleObserver, SaveObserver
+from host.optimizers import make_optimizer
+from host.prepare import (
+    adapter_summary,
+    attach_adapter,
+    checkpoint_blocks,
+    linears_of,
+    load_frozen_transformer,
+)
+from host.processes import Processes
+from host.results import Start
+from host.sampling import Sampler
+from host.saving import LoraSaver
+from host.schedulers import learning_rate_factor
+from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
+from networks.lora import Adapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A run's live parts."""
+
+    job: Job
+    progress: Progress
+    """Of step 0; what the run is."""
+    processes: Processes
+    screen: Screen
+    stopping: Callable[[], bool]
+    transformer: nn.Module
+    adapter: Adapter
+    optimizer: torch.optim.Optimizer
+    saver: LoraSaver
+    estimate: Estimate
+
+
+def prepare_training(
+    job: Job, *, progress: Progress, processes: Processes, screen: Screen, stopping: Callable[[], bool]
+) -> Training:
+    """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
+    settings, architecture = job.settings, job.config.architecture
+    with screen.alive("loading the transformer"):
+        transformer = load_frozen_transformer(
+            architecture, job.files.paths["dit"], settings=settings.model, device=processes.device
+        )
+    linears = linears_of(transformer)
+    adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
+    if settings.model.gradient_checkpointing:
+        checkpoint_blocks(architecture.blocks(transformer))
+    saver = LoraSaver(
+        output=settings.output,
+        adapter=adapter,
+        linears=linears,
+        kohya_prefix=architecture.adapter_layout.kohya_prefix,
+        metadata=lambda steps, epoch: lora_metadata(
+            job, steps=steps, epoch=epoch, device_type=processes.device.type
+        ),
+    )
+    training = Training(
+        job=job,
+        progress=progress,
+        processes=processes,
+        screen=screen,
+        stopping=stopping,
+        transformer=transformer,
+        adapter=adapter,
+        optimizer=make_optimizer(list(adapter.parameters()), settings.optimizer, device=processes.device),
+        saver=saver,
+        estimate=Estimate(),
+    )
+    screen.say("train", adapter_summary(adapter))
+    if processes.is_main:
+        saver.try_out()
+    return training
+
+
+def run_training(
+    training: Training, start: Start, *, conditioning: Mapping[str, Mapping[str, Tensor]]
+) -> int:
+    """Train from where ``start`` says to the end, or until stopped; return the steps done."""
+    job = training.job
+    first_step = _restore(training, start)
+    sample = _sample_observer(training, conditioning)
+    if sample is not None and first_step == 0 and job.settings.sample.sample_at_first:
+        sample.make(0, strength=0.0)
+    watch = _progress_observer(training, first_step=first_step, sampling=sample is not None)
+    observers: list[Callable[[StepReport], None]] = [watch]
+    if training.processes.is_main:
+        observers.append(_save_observer(training))
+    if sample is not None:
+        observers.append(sample)
+    began = time.monotonic()
+    try:
+        done = fit(_loop(training), first_step=first_step, observers=observers, stopping=training.stopping)
+    except NotFiniteError as error:
+        raise _went_wrong(training, error) from error
+    finally:
+        watch.close()
+    if watch.losses:
+        text = f"{done - first_step} steps in {time.monotonic() - began:.0f} s, loss {watch.average():.4f}"
+        training.screen.say("train", text)
+    if sample is not None and done == job.plan.total_steps:
+        sample.make(done)
+    return done
+
+
+def save_training_state(training: Training, step: int, *, final: bool = False) -> Path:
+    """Save what exact resuming needs after ``step`` steps."""
+    output = training.job.settings.output
+    path = state_path(output.output_dir, output.output_name, None if final else step)
+    write_state(
+        path,
+        adapter=training.adapter.state(),
+        optimizer=training.optimizer.state_dict(),
+        progress=Progress(**{**_fields(training.progress), "step": step}),
+    )
+    return path
+
+
+def _fields(progress: Progress) -> dict:
+    return {name: getattr(progress, name) for name in progress.__slots__}
+
+
+def _restore(training: Training, start: Start) -> int:
+    if start.state is None:
+        return 0
+    state: State = read_state(start.state)
+    training.adapter.load_state(state.adapter)
+    training.optimizer.load_state_dict(state.optimizer)
+    training.screen.say("resume", f"from {start.state}, step {state.progress.step}")
+    return state.progress.step
+
+
+def _loop(training: Training) -> Loop:
+    job, settings = training.job, training.job.settings
+    objective = Objective(
+        architecture=job.config.architecture,
+        variant=job.files.variant,
+        transformer=training.transformer,
+        adapter=training.adapter,
+        noise=settings.noise,
+        fit=settings.fit,
+        device=training.processes.device,
+    )
+    names = cache_names(job.files.variant)
+    return Loop(
+        plan=job.plan,
+        load_batch=lambda items: load_batch(items, names=names),
+        losses=objective.losses,
+        parameters=list(training.adapter.parameters()),
+        optimizer=training.optimizer,
+        learning_rate=lambda step: (
+            settings.optimizer.learning_rate
+            * learning_rate_factor(step, settings=settings.scheduler, total_steps=job.plan.total_steps)
+        ),
+        max_grad_norm=settings.optimizer.max_grad_norm,
+        processes=training.processes,
+    )
+
+
+def _progress_observer(training: Training, *, first_step: int, sampling: bool) -> ProgressObserver:
+    job, output = training.job, training.job.settings.output
+    is_main = training.processes.is_main
+    log = (
+        JsonLines(output.output_dir / f"{output.output_name}.jsonl", keep_until=first_step)
+        if is_main
+        else None
+    )
+    trackers = (
+        open_trackers(job.settings.log, output_dir=output.output_dir, name=output.output_name)
+        if is_main
+        else []
+    )
+
+    def due_after(step: int) -> list[tuple[str, int]]:
+        due = {"save": output.save_every_n_steps}
+        if sampling:
+            due["sample"] = job.settings.sample.sample_every_n_steps
+        total = job.plan.total_steps
+        return [(kind, total // every - step // every) for kind, every in due.items() if every]
+
+    return ProgressObserver(
+        screen=training.screen,
+        log=log,
+        trackers=trackers,
+        estimate=training.estimate,
+        total_steps=job.plan.total_steps,
+        first_step=first_step,
+        due_after=due_after,
+    )
+
+
+def _save_observer(training: Training) -> SaveObserver:
+    output, saver = training.job.settings.output, training.saver
+
+    def save(path: Path, step: int, epoch: int) -> None:
+        found = saver.save(path, step=step, epoch=epoch)
+        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
+
+    def prune() -> None:
+        saver.prune()
+        keep = output.save_last_n_state or output.save_last_n
+        if keep is not None:
+            remove_all(find_states(output.output_dir, output.output_name)[:-keep])
+
+    return SaveObserver(
+        save=save,
+        save_state=lambda step: save_training_state(training, step),
+        prune=prune,
+        step_path=saver.step_path,
+        epoch_path=saver.epoch_path,
+        every_n_steps=output.save_every_n_steps,
+        every_n_epochs=output.save_every_n_epochs,
+        with_state=output.save_state,
+        total_steps=training.job.plan.total_steps,
+        estimate=training.estimate,
+    )
+
+
+def _sample_observer(
+    training: Training, conditioning: Mapping[str, Mapping[str, Tensor]]
+) -> SampleObserver | None:
+    job, device = training.job, training.processes.device
+    if not job.prompts or not training.processes.is_main:
+        return None
+    architecture = job.config.architecture
+    return SampleObserver(
+        sampler=Sampler(
+            architecture=architecture,
+            variant=job.files.variant,
+            transformer=training.transformer,
+            conditioning=conditioning,
+            device=device,
+            seed=job.settings.fit.seed,
+            stopping=training.stopping,
+        ),
+        adapter=training.adapter,
+        prompts=job.prompts,
+        settings=job.settings.sample,
+        load_autoencoder=lambda: architecture.load_autoencoder(
+            job.files.paths["vae"], device=device, disable_mmap=job.settings.model.disable_mmap
+        ),
+        folder=job.settings.output.output_dir / "sample",
+        name=job.settings.output.output_name,
+        screen=training.screen,
+        estimate=training.estimate,
+        extra={"LoRA": f"{job.settings.output.output_name}.safetensors"},
+    )
+
+
+def _went_wrong(training: Training, error: NotFiniteError) -> FailedRunError:
+    output = training.job.settings.output
+    state, _ = latest_state(output.output_dir, output.output_name)
+    whole = f"The state in {state} is whole.\n" if state else ""
+    going_on = "  --resume latest" if state else ""
+    return FailedRunError.of(
+        f"Stopped at step {error.step}: the loss or its gradient is not a number "
+        f"(loss {error.loss}, gradient norm {error.gradient_norm}; pictures: {name_some(error.pictures)}; "
+        f"precision: {training.job.settings.model.mixed_precision}).",
+        f"{whole}Nothing bad was written. Most likely the learning rate is too high "
+        f"({training.job.settings.optimizer.learning_rate:g}); go on with{going_on}  "
+        f"--learning_rate {training.job.settings.optimizer.learning_rate / 10:g}",
+        code="E25",
+    )

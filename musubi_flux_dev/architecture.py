@@ -1,0 +1,144 @@
+"""FLUX.1 dev's answers to the contract.
+
+Axes: b batch, c channels, h w latent (8 pixels each), t tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from host.architecture import (
+    API_VERSION,
+    AdapterLayout,
+    Architecture,
+    Part,
+    Problem,
+    ProblemsFound,
+    setting,
+)
+from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
+from musubi_flux_dev.identify import identify, variant_of
+from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
+from musubi_flux_dev.text_encoders import load_text_encoders
+from musubi_flux_dev.tiny import tiny
+from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
+from musubi_flux_dev.transformer import FluxParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluxDevSettings:
+    """The settings that only FLUX.1 has."""
+
+    text_encoder: Path | None = setting(None, help="CLIP-L's file.", role="clip_l", in_metadata=False)
+    text_encoder2: Path | None = setting(None, help="T5-XXL's file.", role="t5", in_metadata=False)
+    tokenizer: Path | None = setting(
+        None,
+        help="CLIP-L's tokenizer, file or folder; looked for beside the encoder unless given.",
+        in_metadata=False,
+    )
+    tokenizer2: Path | None = setting(
+        None,
+        help="T5's tokenizer, file or folder; looked for beside the encoder unless given.",
+        in_metadata=False,
+    )
+    fp8_t5: bool = setting(False, help="Keep T5 in 8 bit.")
+
+
+def check_files(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> Sequence[Problem]:
+    """Return what is wrong with the tokenizers and with how the encoders fit the transformer."""
+    problems: list[Problem] = []
+    finders = {"tokenizer": find_clip_tokenizer, "tokenizer2": find_t5_tokenizer}
+    encoders = {"tokenizer": "text_encoder", "tokenizer2": "text_encoder2"}
+    for name, find in finders.items():
+        encoder = paths.get(encoders[name])
+        if encoder is None:
+            continue
+        try:
+            find(given=paths.get(name), encoder=encoder)
+        except ProblemsFound as found:
+            problems.extend(found.problems)
+    return problems
+
+
+def call_dit(
+    transformer: nn.Module,
+    noisy_latents: Float[Tensor, "b c h w"],
+    *,
+    sigma: Float[Tensor, " b"],
+    conditioning: Mapping[str, Tensor],
+    guidance: Float[Tensor, " b"] | None,
+) -> Float[Tensor, "b c h w"]:
+    """Return the velocity; the model itself multiplies ``sigma`` and ``guidance`` by 1000."""
+    device = next(transformer.parameters()).device
+    b, _, h, w = noisy_latents.shape
+    txt = conditioning["t5_hidden"].to(device)
+    tokens = transformer(
+        img=pack(noisy_latents.to(device)),
+        img_ids=image_ids(height=h // 2, width=w // 2, batch=b, device=device),
+        txt=txt,
+        txt_ids=text_ids(length=txt.shape[1], batch=b, device=device),
+        timesteps=sigma.to(device),
+        y=conditioning["clip_pooled"].to(device),
+        guidance=None if guidance is None else guidance.to(device),
+    )
+    return unpack(tokens, height=h, width=w)
+
+
+def blocks(transformer: nn.Module) -> Sequence[nn.Module]:
+    """Return the double blocks, then the single blocks: the order they run in."""
+    return [
+        *transformer.get_submodule("double_blocks").children(),
+        *transformer.get_submodule("single_blocks").children(),
+    ]
+
+
+TOKEN_LINEARS = (
+    r"double_blocks\.\d+\.(img|txt)_(attn\.(qkv|proj)|mlp\.[02])",
+    r"single_blocks\.\d+\.linear[12]",
+)
+
+FLUX_DEV = Architecture(
+    code="fd",
+    full_name="flux_dev",
+    api_version=API_VERSION,
+    bucket_step=16,
+    tokens_per_latent=1 / 4,
+    latent_channels=16,
+    pixels_per_latent=8,
+    settings=FluxDevSettings,
+    identify=identify,
+    default_variant=variant_of(FluxParams()),
+    check_files=check_files,
+    load_transformer=load_transformer,
+    load_autoencoder=load_autoencoder,
+    load_text_encoders=load_text_encoders,
+    call_dit=call_dit,
+    blocks=blocks,
+    adapter_layout=AdapterLayout(
+        presets={
+            "token_linears": TOKEN_LINEARS,
+            "all_linears": (
+                *TOKEN_LINEARS,
+                r"double_blocks\.\d+\.(img|txt)_mod\.lin",
+                r"single_blocks\.\d+\.modulation\.lin",
+            ),
+            "attention": (
+                r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)",
+                r"single_blocks\.\d+\.linear[12]",
+            ),
+            "double_blocks": TOKEN_LINEARS[:1],
+            "single_blocks": TOKEN_LINEARS[1:],
+        },
+        kohya_prefix="lora_unet_",
+        modelspec={
+            "modelspec.architecture": "flux-1-dev/lora",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        },
+        network_module="networks.lora_flux",
+        base_model_version="flux1",
+    ),
+    tiny=tiny,
+)

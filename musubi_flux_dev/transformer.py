@@ -1,0 +1,299 @@
+"""The FLUX.1 transformer with the published parameter names and the reference's order of operations.
+
+Source: black-forest-labs/flux at 802fb47. Axes: b batch, t tokens, h heads, d width of a head;
+``img``, ``txt`` and ``vec`` are the image tokens, the text tokens and the modulation vector.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from einops import rearrange
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from host.architecture import Header, Problem, ProblemsFound, name_some
+from musubi_flux_dev.attention import (
+    Kernel,
+    QKNorm,
+    SelfAttention,
+    attention_kernel,
+    rotary_attention,
+    rotary_table,
+)
+
+Tokens = Float[Tensor, "b t dim"]
+Vector = Float[Tensor, "b dim"]
+SINUSOID_WIDTH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluxParams:
+    """The sizes of a transformer; the defaults are those of dev."""
+
+    in_channels: int = 64
+    out_channels: int = 64
+    vec_in_dim: int = 768
+    """Width of CLIP's pooled output."""
+    context_in_dim: int = 4096
+    """Width of T5's hidden states."""
+    hidden_size: int = 3072
+    mlp_ratio: float = 4.0
+    num_heads: int = 24
+    depth: int = 19
+    """Number of double blocks."""
+    depth_single_blocks: int = 38
+    axes_dim: tuple[int, ...] = (16, 56, 56)
+    """How many elements of a head turn with each coordinate of a position."""
+    theta: int = 10_000
+    qkv_bias: bool = True
+    guidance_embed: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no transformer can have."""
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_heads {self.num_heads}")
+        if sum(self.axes_dim) != self.head_dim or any(width % 2 for width in self.axes_dim):
+            raise ValueError(f"axes_dim {self.axes_dim} must be even and add up to {self.head_dim}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Width inside the blocks' MLPs."""
+        return round(self.hidden_size * self.mlp_ratio)
+
+
+def params_from_header(header: Header, prefix: str) -> FluxParams:
+    """Return the sizes of the transformer whose keys begin with ``prefix``, from names and shapes alone."""
+    needed = {
+        "img_in.weight": 2,
+        "txt_in.weight": 2,
+        "vector_in.in_layer.weight": 2,
+        "double_blocks.0.img_attn.norm.query_norm.scale": 1,
+        "double_blocks.0.img_mlp.0.weight": 2,
+        "final_layer.linear.weight": 2,
+    }
+    entries = {name: header.tensors.get(prefix + name) for name in needed}
+    shapes = {name: entry.shape for name, entry in entries.items() if entry is not None}
+    if unusable := [
+        name for name, axes in needed.items() if len(shapes.get(name, ())) != axes or 0 in shapes[name]
+    ]:
+        raise ProblemsFound([_no_sizes(header, unusable)])
+    img_in, txt_in, vector_in, (head_dim,), img_mlp, final = (shapes[name] for name in needed)
+    hidden_size = img_in[0]
+    return FluxParams(
+        in_channels=img_in[1],
+        out_channels=final[0],
+        vec_in_dim=vector_in[1],
+        context_in_dim=txt_in[1],
+        hidden_size=hidden_size,
+        mlp_ratio=img_mlp[0] / hidden_size,
+        num_heads=hidden_size // head_dim,
+        depth=_count_blocks(header, prefix + "double_blocks."),
+        depth_single_blocks=_count_blocks(header, prefix + "single_blocks."),
+        axes_dim=(head_dim // 8, 7 * head_dim // 16, 7 * head_dim // 16),
+        qkv_bias=prefix + "double_blocks.0.img_attn.qkv.bias" in header.tensors,
+        guidance_embed=prefix + "guidance_in.in_layer.weight" in header.tensors,
+    )
+
+
+def _count_blocks(header: Header, start: str) -> int:
+    """Highest index + 1, so that a gap shows up as missing keys."""
+    found = (re.match(re.escape(start) + r"(\d+)\.", key) for key in header.tensors)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _no_sizes(header: Header, names: list[str]) -> Problem:
+    return Problem(
+        code="E16",
+        what=f"{header.path} looks like a FLUX.1 transformer, but these tensors, which tell its size, "
+        f"are missing or of another form: {name_some(names)}.",
+        remedy="Use the published flux1-dev.safetensors, or fetch the file again.",
+    )
+
+
+def sinusoid(values: Float32[Tensor, " b"]) -> Float32[Tensor, "b 256"]:
+    """Return waves of 1000 * ``values``: 128 cosines, then 128 sines, periods up to 2 pi 10000.
+
+    Float32 throughout: in bfloat16, 1000 * 0.7 would become 700 only to the next multiple of 4.
+    """
+    half = SINUSOID_WIDTH // 2
+    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+    angles = 1000.0 * values.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def modulate(x: Tokens, shift: Tensor, scale: Tensor) -> Tokens:
+    """Return ``x`` normalised over its width (no weights), then scaled and shifted."""
+    return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
+
+
+class MLPEmbedder(nn.Module):
+    """Two linears that bring one condition to the width of ``vec``."""
+
+    def __init__(self, in_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.in_layer = nn.Linear(in_dim, hidden_dim)
+        self.out_layer = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, x: Float[Tensor, "b n"]) -> Vector:
+        return self.out_layer(F.silu(self.in_layer(x)))
+
+
+class Modulation(nn.Module):
+    """``vec`` to ``count`` vectors that are equal for all tokens: shift, scale, gate, and again."""
+
+    def __init__(self, dim: int, *, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.lin = nn.Linear(dim, count * dim)
+
+    def forward(self, vec: Vector) -> tuple[Float[Tensor, "b 1 dim"], ...]:
+        return self.lin(F.silu(vec))[:, None, :].chunk(self.count, dim=-1)
+
+
+class DoubleStreamBlock(nn.Module):
+    """Image and text with weights of their own, joined in the attention."""
+
+    def __init__(self, params: FluxParams, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.img_mod = Modulation(params.hidden_size, count=6)
+        self.img_attn = _stream_attention(params)
+        self.img_mlp = _mlp(params)
+        self.txt_mod = Modulation(params.hidden_size, count=6)
+        self.txt_attn = _stream_attention(params)
+        self.txt_mlp = _mlp(params)
+
+    def forward(
+        self, img: Float[Tensor, "b t_img dim"], txt: Float[Tensor, "b t_txt dim"], vec: Vector, pe: Tensor
+    ) -> tuple[Float[Tensor, "b t_img dim"], Float[Tensor, "b t_txt dim"]]:
+        img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
+        txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
+
+        img_q, img_k, img_v = self.img_attn(modulate(img, img_shift1, img_scale1))
+        txt_q, txt_k, txt_v = self.txt_attn(modulate(txt, txt_shift1, txt_scale1))
+        q, k, v = (torch.cat(pair, dim=2) for pair in ((txt_q, img_q), (txt_k, img_k), (txt_v, img_v)))
+        attn = rotary_attention(q, k, v, pe=pe, kernel=self.kernel)
+        txt_attn, img_attn = attn.split((txt.shape[1], img.shape[1]), dim=1)
+
+        img = img + img_gate1 * self.img_attn.proj(img_attn)
+        img = img + img_gate2 * self.img_mlp(modulate(img, img_shift2, img_scale2))
+        txt = txt + txt_gate1 * self.txt_attn.proj(txt_attn)
+        txt = txt + txt_gate2 * self.txt_mlp(modulate(txt, txt_shift2, txt_scale2))
+        return img, txt
+
+
+def _stream_attention(params: FluxParams) -> SelfAttention:
+    return SelfAttention(params.hidden_size, num_heads=params.num_heads, qkv_bias=params.qkv_bias)
+
+
+def _mlp(params: FluxParams) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(params.hidden_size, params.mlp_hidden),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(params.mlp_hidden, params.hidden_size),
+    )
+
+
+class SingleStreamBlock(nn.Module):
+    """Attention and MLP side by side on text and image tokens together (arXiv 2302.05442)."""
+
+    def __init__(self, params: FluxParams, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.num_heads = params.num_heads
+        self.split_sizes = (3 * params.hidden_size, params.mlp_hidden)
+        self.linear1 = nn.Linear(params.hidden_size, sum(self.split_sizes))
+        self.linear2 = nn.Linear(params.hidden_size + params.mlp_hidden, params.hidden_size)
+        self.norm = QKNorm(params.head_dim)
+        self.modulation = Modulation(params.hidden_size, count=3)
+
+    def forward(self, x: Tokens, vec: Vector, pe: Tensor) -> Tokens:
+        shift, scale, gate = self.modulation(vec)
+        qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.split_sizes, dim=-1)
+        q, k, v = rearrange(qkv, "b t (n h d) -> n b h t d", n=3, h=self.num_heads)
+        q, k = self.norm(q, k)
+        attn = rotary_attention(q, k, v, pe=pe, kernel=self.kernel)
+        return x + gate * self.linear2(torch.cat((attn, F.gelu(mlp, approximate="tanh")), dim=-1))
+
+
+class LastLayer(nn.Module):
+    """Tokens to velocity."""
+
+    def __init__(self, params: FluxParams) -> None:
+        super().__init__()
+        dim = params.hidden_size
+        self.linear = nn.Linear(dim, params.out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tokens, vec: Vector) -> Float[Tensor, "b t c_out"]:
+        shift, scale = self.adaLN_modulation(vec)[:, None, :].chunk(2, dim=-1)
+        return self.linear(modulate(x, shift, scale))
+
+
+class Flux(nn.Module):
+    """The whole transformer; ``attn_mode`` and ``split_attn`` say how attention is computed."""
+
+    def __init__(self, params: FluxParams, *, attn_mode: str = "torch", split_attn: bool = False) -> None:
+        super().__init__()
+        self.params = params
+        self.attn_mode = attn_mode
+        self.split_attn = split_attn
+        kernel = attention_kernel(attn_mode, split_attn=split_attn)
+        self.img_in = nn.Linear(params.in_channels, params.hidden_size)
+        self.time_in = MLPEmbedder(SINUSOID_WIDTH, params.hidden_size)
+        self.vector_in = MLPEmbedder(params.vec_in_dim, params.hidden_size)
+        self.guidance_in = MLPEmbedder(SINUSOID_WIDTH, params.hidden_size) if params.guidance_embed else None
+        self.txt_in = nn.Linear(params.context_in_dim, params.hidden_size)
+        self.double_blocks = nn.ModuleList(DoubleStreamBlock(params, kernel) for _ in range(params.depth))
+        self.single_blocks = nn.ModuleList(
+            SingleStreamBlock(params, kernel) for _ in range(params.depth_single_blocks)
+        )
+        self.final_layer = LastLayer(params)
+
+    def forward(  # noqa: PLR0913, PLR0917 - the reference's signature
+        self,
+        img: Float[Tensor, "b t_img c_in"],
+        img_ids: Float32[Tensor, "b t_img 3"],
+        txt: Float[Tensor, "b t_txt c_txt"],
+        txt_ids: Float32[Tensor, "b t_txt 3"],
+        timesteps: Float32[Tensor, " b"],
+        y: Float[Tensor, "b c_vec"],
+        guidance: Float32[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b t_img c_out"]:
+        """Return the velocity of every image token, in the weights' type.
+
+        ``timesteps`` are noise levels in [0, 1] and ``guidance`` is unscaled (1.0, 3.5): both are
+        multiplied by 1000 here.
+        """
+        dtype = next(self.img_in.parameters()).dtype  # also where an adapter has wrapped img_in
+        vec = self._vec(timesteps, y, guidance, dtype)
+        img, txt = self.img_in(img.to(dtype)), self.txt_in(txt.to(dtype))
+        ids = torch.cat((txt_ids, img_ids), dim=1)
+        pe = rotary_table(ids, axes_dim=self.params.axes_dim, theta=self.params.theta)
+        for block in self.double_blocks:
+            img, txt = block(img, txt, vec, pe)
+        x = torch.cat((txt, img), dim=1)
+        for block in self.single_blocks:
+            x = block(x, vec, pe)
+        return self.final_layer(x[:, txt.shape[1] :], vec)
+
+    def _vec(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Vector:
+        if (guidance is None) != (self.guidance_in is None):
+            embedder = "no" if self.guidance_in is None else "a"
+            given = "None" if guidance is None else "given"
+            raise ValueError(f"this transformer has {embedder} guidance embedder, but guidance is {given}")
+        vec = self.time_in(sinusoid(timesteps).to(dtype))
+        if self.guidance_in is not None and guidance is not None:
+            vec = vec + self.guidance_in(sinusoid(guidance).to(dtype))
+        vec = vec + self.vector_in(y.to(dtype))
+        # A pooled output kept as (b, 1, n) would broadcast into a modulation per token, unnoticed.
+        assert vec.ndim == 2, f"vec has the shape {tuple(vec.shape)}, expected (batch, hidden_size)"
+        return vec

@@ -1,0 +1,29 @@
+"""Every test runs with shapes checked, without network, and on two threads at most."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["host", "dataset", "networks", "musubi_flux_dev"], "shape_checker.check")
+
+import socket
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Make every connection that leaves this machine an error."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"the code tried to reach the network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
