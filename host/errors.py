@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import TypeVar
 
 from dataset.problems import Problem, ProblemsFound, name_some
 
@@ -19,6 +19,9 @@ __all__ = [
 ]
 
 
+Kind = TypeVar("Kind", bound="MusubiError")
+
+
 class MusubiError(Exception):
     """Something a user can mend; printed without a traceback."""
 
@@ -29,7 +32,7 @@ class MusubiError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     @classmethod
-    def of(cls, what: str, remedy: str, *, code: str = "") -> Self:
+    def of(cls: type[Kind], what: str, remedy: str, *, code: str = "") -> Kind:
         """Return an error about one problem."""
         return cls([Problem(what=what, remedy=remedy, code=code)])
 

@@ -37,7 +37,9 @@ def read_sentencepiece(path: Path) -> Tokenizer:
     for number, value in _fields(path.read_bytes()):
         if number == PIECES:
             piece = dict(_fields(value))
-            pieces.append((piece[PIECE_TEXT].decode(), struct.unpack("<f", piece.get(PIECE_SCORE, bytes(4)))[0]))
+            pieces.append(
+                (piece[PIECE_TEXT].decode(), struct.unpack("<f", piece.get(PIECE_SCORE, bytes(4)))[0])
+            )
         elif number == NORMALIZER:
             character_map = dict(_fields(value)).get(NORMALIZER_CHARACTER_MAP, b"")
     tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))

@@ -85,7 +85,8 @@ def plan_clip(path: Path, *, dtype: torch.dtype | None) -> EncoderPlan:
     )
     with torch.device("meta"):
         model = CLIPTextModel(config)
-    return _plan(header, model, keys, dtype or _precision(header, keys, COMPUTED_IN))
+    precision = _precision(header, keys, COMPUTED_IN)
+    return _plan(header, model, keys, dtype or precision)
 
 
 def plan_t5(path: Path, *, dtype: torch.dtype | None) -> EncoderPlan:
@@ -122,8 +123,9 @@ def plan_t5(path: Path, *, dtype: torch.dtype | None) -> EncoderPlan:
     )
     with torch.device("meta"):
         model = T5EncoderModel(config)
+    precision = _precision(header, keys, T5_COMPUTED_IN)
     safe = torch.bfloat16 if dtype is torch.float16 else dtype
-    return _plan(header, model, keys, safe or _precision(header, keys, T5_COMPUTED_IN))
+    return _plan(header, model, keys, safe or precision)
 
 
 def fill_clip(plan: EncoderPlan, *, device: torch.device | str, disable_mmap: bool) -> Any:

@@ -51,6 +51,8 @@ class FluxTextEncoders:
         Neither encoder gets an attention mask, so T5 also reads its pads and hands them on: that is
         what the transformer was trained with (black-forest-labs/flux: src/flux/modules/conditioner.py).
         """
+        if isinstance(captions, str):
+            raise TypeError("captions is one text; it must be a list of them")
         clip_ids = self.clip_tokenizer.ids(captions, length=self.clip_length)
         t5_ids = self.t5_tokenizer.ids(captions, length=self.t5_length)
         return {"t5_hidden": self._t5_hidden(t5_ids), "clip_pooled": self._clip_pooled(clip_ids)}

@@ -35,8 +35,8 @@ class Toy(nn.Module):
     def forward(self, noisy, sigma, words):
         x = noisy.permute(0, 2, 3, 1)
         b, h, w, _ = x.shape
-        sides = [sigma.view(b, 1, 1, 1).expand(b, h, w, 1), words.view(b, 1, 1, 8).expand(b, h, w, 8)]
-        x = self.embed(torch.cat([x, *sides], dim=-1).to(self.embed.weight.dtype))
+        known = torch.cat([sigma.view(b, 1), words], dim=1).view(b, 1, 1, 9).expand(b, h, w, 9)
+        x = self.embed(torch.cat([x, known], dim=-1).to(self.embed.weight.dtype))
         for layer in self.layers:
             x = x + layer(x)
         return self.head(x).permute(0, 3, 1, 2)
@@ -68,8 +68,7 @@ class ToyText(nn.Module):
 def identify(header):
     role = next((role for key, role in ROLES.items() if key in header.tensors), None)
     variant = VARIANT if role == "transformer" else None
-    facts = {"description": f"a toy {role}", "precision": "fp32", "variant": variant}
-    return Part(role=role, **facts) if role else None
+    return Part(role=role, description=f"a toy {role}", precision="fp32", variant=variant) if role else None
 
 
 def load(kind, path, *, device, dtype=None, **_):

@@ -4,7 +4,9 @@ Numbers after "trap" are those of the list of known mistakes in porting FLUX.1's
 """
 
 import copy
+import json
 import math
+import struct
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn.functional import gelu
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from host.architecture import ProblemsFound
+from musubi_flux_dev.text_encoder_files import plan_clip, plan_t5
 from musubi_flux_dev.text_encoders import load_text_encoders
 from musubi_flux_dev.tiny_tokenizers import (
     clip_tokenizer_files,
@@ -347,6 +350,67 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(paths, tmp_path):
     larger = rewritten(paths, tmp_path, "text_encoder", lambda ts: ts | {name: torch.zeros(49408, 128)})
     with pytest.raises(ProblemsFound, match="knows 49,408 tokens, but its tokenizer has 853"):
         load_text_encoders(larger, device="cpu")
+
+
+def test_weights_of_a_type_that_cannot_be_computed_with_are_refused(paths, tmp_path):
+    name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+    broken = rewritten(paths, tmp_path, "text_encoder2", lambda ts: ts | {name: ts[name].to(torch.uint8)})
+    for dtype in (None, torch.bfloat16):
+        with pytest.raises(ProblemsFound, match="stores weights as U8"):
+            load_text_encoders(broken, device="cpu", dtype=dtype)
+
+
+def header_alone(path, shapes):
+    """Write a file that has these shapes in its header and no weights."""
+    entries = {
+        name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
+    }
+    text = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return path
+
+
+def test_the_published_clip_is_planned_from_its_header(tmp_path):
+    linears = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    shapes = {
+        "embeddings.token_embedding.weight": [49408, 768],
+        "embeddings.position_embedding.weight": [77, 768],
+    }
+    shapes |= {"final_layer_norm.weight": [768], "final_layer_norm.bias": [768]}
+    for layer in (f"encoder.layers.{number}" for number in range(12)):
+        shapes |= {f"{layer}.{name}.weight": [768, 768] for name in linears}
+        shapes |= {
+            f"{layer}.{name}.bias": [768] for name in (*linears, "layer_norm1", "layer_norm2", "mlp.fc2")
+        }
+        shapes |= {f"{layer}.{name}.weight": [768] for name in ("layer_norm1", "layer_norm2")}
+        shapes |= {f"{layer}.mlp.fc1.weight": [3072, 768], f"{layer}.mlp.fc1.bias": [3072]}
+        shapes |= {f"{layer}.mlp.fc2.weight": [768, 3072]}
+    named = {f"text_model.{name}": shape for name, shape in shapes.items()}
+    plan = plan_clip(header_alone(tmp_path / "clip_l.safetensors", named), dtype=None)
+    assert len(plan.keys) == 196
+    assert sum(weight.numel() for weight in plan.model.parameters()) == 123_060_480
+    assert plan.model.config.num_attention_heads == 12
+    assert plan.model.config.eos_token_id == 49407
+
+
+def test_the_published_t5_is_planned_from_its_header(tmp_path):
+    shapes = {"shared.weight": [32128, 4096], "encoder.embed_tokens.weight": [32128, 4096]}
+    shapes |= {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": [32, 64]}
+    shapes |= {"encoder.final_layer_norm.weight": [4096]}
+    for layer in (f"encoder.block.{number}.layer" for number in range(24)):
+        shapes |= {f"{layer}.0.SelfAttention.{name}.weight": [4096, 4096] for name in "qkvo"}
+        shapes |= {f"{layer}.1.DenseReluDense.{name}.weight": [10240, 4096] for name in ("wi_0", "wi_1")}
+        shapes |= {f"{layer}.1.DenseReluDense.wo.weight": [4096, 10240]}
+        shapes |= {f"{layer}.{number}.layer_norm.weight": [4096] for number in (0, 1)}
+    plan = plan_t5(header_alone(tmp_path / "t5xxl.safetensors", shapes), dtype=None)
+    assert len(plan.keys) == 219
+    assert sum(weight.numel() for weight in plan.model.parameters()) == 4_762_310_656
+    assert (plan.model.config.num_heads, plan.model.config.d_kv) == (64, 64)
+
+
+def test_one_text_instead_of_a_list_is_an_error(encoders):
+    with pytest.raises(TypeError, match="must be a list"):
+        encoders.encode(SHORT)
 
 
 def test_the_length_of_t5_can_be_set_for_schnell(paths, t5):

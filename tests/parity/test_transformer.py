@@ -87,7 +87,10 @@ def test_noise_level_and_guidance_stay_float32_up_to_the_sinusoid_of_a_bfloat16_
     embedders = {name: flux.get_submodule(name) for name in ("time_in", "guidance_in")}
     for embedder in embedders.values():
         embedder.register_forward_pre_hook(record)
-    inputs = random_inputs(SMALL) | {"timesteps": torch.tensor([0.7003, 0.33337])}
+    inputs = random_inputs(SMALL) | {
+        "timesteps": torch.tensor([0.7003, 0.33337]),
+        "guidance": torch.tensor([3.3, 1.0]),
+    }
 
     flux(**inputs)
 

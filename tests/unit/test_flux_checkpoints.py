@@ -190,8 +190,9 @@ def test_weights_in_8_bit_are_refused_and_named(tmp_path):
 def test_sizes_come_from_names_and_shapes_alone(tmp_path):
     path = write(tmp_path / "any name", Flux(PARAMS), prefix="some.prefix.")
     assert params_from_header(read_header(path), "some.prefix.") == PARAMS
-    path = write(tmp_path / "other name", FluxAutoencoder(AUTOENCODER), prefix="a.b.")
-    assert autoencoder_params_from_header(read_header(path), "a.b.") == AUTOENCODER
+    odd = AutoencoderParams(widths=(32, 96, 64), num_res_blocks=3, z_channels=4)
+    path = write(tmp_path / "other name", FluxAutoencoder(odd), prefix="a.b.")
+    assert autoencoder_params_from_header(read_header(path), "a.b.") == odd
 
 
 def test_a_transformer_or_autoencoder_without_the_tensors_that_tell_its_size_is_an_error(tmp_path):
@@ -237,13 +238,17 @@ def test_only_the_named_tensors_are_read_in_the_order_of_the_file(tmp_path):
         list(read_tensors(tmp_path / "few.safetensors", names=["a", "z"], disable_mmap=True))
 
 
-def test_plain_reading_hands_out_memory_of_its_own(tmp_path):
-    path = tmp_path / "one.safetensors"
-    save_file({"weight": torch.ones(4)}, path)
-    ((_, tensor),) = read_tensors(path, names=["weight"], disable_mmap=True)
-    tensor.zero_()
-    ((_, again),) = read_tensors(path, names=["weight"], disable_mmap=True)
-    assert torch.equal(again, torch.ones(4))
+def test_plain_reading_maps_nothing(tmp_path, monkeypatch):
+    def refuse(*_args, **_settings):
+        raise AssertionError("the file was mapped")
+
+    save_file({"weight": torch.ones(4)}, tmp_path / "one.safetensors")
+    monkeypatch.setattr("musubi_flux_dev.checkpoints.safe_open", refuse)
+    with pytest.raises(AssertionError, match="was mapped"):
+        list(read_tensors(tmp_path / "one.safetensors", names=["weight"], disable_mmap=False))
+    ((name, tensor),) = read_tensors(tmp_path / "one.safetensors", names=["weight"], disable_mmap=True)
+    assert name == "weight"
+    assert torch.equal(tensor, torch.ones(4))
 
 
 def test_any_module_can_be_filled_from_a_part_of_a_file(tmp_path):

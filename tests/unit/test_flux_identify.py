@@ -5,7 +5,7 @@ import torch
 from flux_headers import AUTOENCODER, CLIP, DEV, SCHNELL, T5, T5_BODY, header_of, joined, shapes_of
 
 from host.architecture import ProblemsFound
-from musubi_flux_dev.identify import identify, require_part
+from musubi_flux_dev.identify import identify, require_part, variant_of
 from musubi_flux_dev.schedule import (
     sampling_sigmas,
     schnell_sampling_sigmas,
@@ -34,6 +34,7 @@ def test_dev_is_recognised_with_its_blocks_precision_and_prefix(prefix):
     part = known(header_of(DEV, prefix=prefix))
     assert part.role == "transformer"
     assert part.description == "a FLUX.1 transformer (dev, bf16, 19 + 38 blocks)"
+    # Nor are the norms' ".scale" taken for signs of quantisation.
     assert (part.precision, part.key_prefix, part.refusal) == ("bf16", prefix, None)
 
 
@@ -48,6 +49,7 @@ def test_the_variant_of_dev_says_what_it_is_conditioned_on():
     assert {hidden.source, pooled.source} == {"caption"}
     assert variant.training_shift(4096) == training_shift(4096)
     assert torch.equal(variant.sampling_sigmas(4096, 28), sampling_sigmas(4096, 28))
+    assert variant == variant_of(FluxParams())
 
 
 def test_schnell_is_told_by_the_missing_guidance_embedder_and_knows_no_shift():
@@ -113,12 +115,6 @@ def test_quantised_transformers_are_refused_by_the_name_of_their_storage(header,
     part = refused(header)
     assert part.role == "transformer"
     assert f"stored as {storage}, which is not read yet" in str(part.refusal)
-
-
-def test_the_scales_of_the_norms_are_not_taken_for_quantisation():
-    assert any(key.endswith("query_norm.scale") for key in DEV)
-    part = known(header_of(DEV))
-    assert part.refusal is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.packing import image_ids, pack, text_ids
 from musubi_flux_dev.text_encoders import load_text_encoders
 from musubi_flux_dev.tiny import tiny
+from musubi_flux_dev.tiny_weights import Drawn, draw
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,11 @@ def test_two_instances_have_the_same_bytes(paths, tmp_path):
     for one, other in zip(all_files(first), all_files(second), strict=True):
         assert one.relative_to(first) == other.relative_to(second)
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_weight_depends_on_its_name_alone():
+    drawn = draw({"some.weight": Drawn(shape=(3,), std=1.0)}, dtype=torch.float32)["some.weight"]
+    assert drawn.tolist() == pytest.approx([0.7777637, -0.1313327, 1.5518131], abs=1e-6)
 
 
 def test_sound_files_stay_and_broken_ones_are_replaced(paths):
