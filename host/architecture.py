@@ -123,6 +123,10 @@ class TextEncoders(Protocol):
         """Return one tensor (b, ...) for every name of ``Variant.conditioning``."""
         ...
 
+    def caption_overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return one note for every caption that an encoder reads only in part."""
+        ...
+
 
 @runtime_checkable
 class LoadTransformer(Protocol):
@@ -170,8 +174,12 @@ class LoadTextEncoders(Protocol):
         device: torch.device | str,
         dtype: torch.dtype | None = None,
         disable_mmap: bool = True,
+        variant: Variant | None = None,
     ) -> TextEncoders:
-        """Return the frozen encoders; ``paths`` maps the plugin's setting names to files."""
+        """Return the frozen encoders; ``paths`` maps the plugin's setting names to files.
+
+        ``variant`` is that of the transformer they encode for; None means the default one.
+        """
         ...
 
 

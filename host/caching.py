@@ -128,6 +128,7 @@ def cache_texts(
         return count
     with screen.alive("loading the text encoders"):
         encoders = encoder.load()
+    tell_overflow(encoders.caption_overflow([entry.text for entry, _ in due]), screen)
     for entry, fingerprint in screen.watch(due, what="captions encoded"):
         _stop_if(stopping)
         with torch.no_grad():
@@ -144,6 +145,14 @@ def cache_texts(
             fingerprint=fingerprint,
         )
     return count
+
+
+def tell_overflow(notes: Sequence[str], screen: Screen) -> None:
+    """Print the first notes on captions that are too long, and how many more there are."""
+    for note in notes[:3]:
+        screen.say("note", note)
+    if len(notes) > 3:
+        screen.say("note", f"{len(notes) - 3} more captions are longer than an encoder reads")
 
 
 def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:

@@ -5,24 +5,24 @@ Nothing in it depends on the clock, the machine or a path, so the same run makes
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dataset.config import DatasetConfig
 from host.check import Job
 from host.config import metadata_values
 from host.optimizers import describe
-from host.prepare import network_alpha
+from networks.lora import Adapter
 
 
-def lora_metadata(job: Job, *, steps: int, epoch: int, device_type: str) -> dict[str, str]:
+def lora_metadata(job: Job, adapter: Adapter, *, steps: int, epoch: int, device_type: str) -> dict[str, str]:
     """Return the header for a LoRA saved after ``steps`` steps in ``epoch`` (counted from 1)."""
     layout = job.config.architecture.adapter_layout
     metadata = {
         "ss_base_model_version": layout.base_model_version,
         "ss_network_module": layout.network_module,
-        "ss_network_dim": str(job.settings.network.network_dim),
-        "ss_network_alpha": str(network_alpha(job.settings.network)),
+        "ss_network_dim": _one_of({layer.rank for layer in adapter.layers.values()}),
+        "ss_network_alpha": _one_of({layer.alpha for layer in adapter.layers.values()}),
         **layout.modelspec,
         **_modelspec(job),
     }
@@ -84,6 +84,11 @@ def _training(job: Job, values: Mapping[str, str], *, device_type: str) -> dict[
         "ss_vae_name": _name(job, "vae"),
         "ss_datasets": json.dumps([_dataset(dataset) for dataset in job.datasets]),
     }
+
+
+def _one_of(values: Collection[float]) -> str:
+    """Return the one value, or kohya's word for a mixture."""
+    return str(next(iter(values))) if len(values) == 1 else "Dynamic"
 
 
 def _dataset(config: DatasetConfig) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -12,13 +12,18 @@ from host.headers import read_header
 from host.prepare import ModelSettings
 from host.setting import path_roles
 
+PICKLED = "is a pickled file, which can run code when it is opened"
 NOT_SAFETENSORS = {
     ".gguf": "is a GGUF file",
-    ".pt": "is a pickled file, which can run code when it is opened",
-    ".pth": "is a pickled file, which can run code when it is opened",
-    ".ckpt": "is a pickled file, which can run code when it is opened",
-    ".bin": "is a pickled file, which can run code when it is opened",
+    ".pt": PICKLED,
+    ".pth": PICKLED,
+    ".ckpt": PICKLED,
+    ".bin": PICKLED,
 }
+WEB_PAGES = (b"<!doctype html", b"<html")
+
+OTHER_HOMES = {"lora": "network_weights"}
+"""Role of a file that is none of the model's -> the setting that takes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +66,16 @@ def find_model_files(
         name: part for name, header in headers.items() if (part := architecture.identify(header)) is not None
     }
     paths, parts, notes = _put_right(paths, parts, roles)
+    sound: dict[str, Part] = {}
     for name in headers:
-        problems += _misplaced(name, paths[name], parts.get(name), roles)
-    if not problems:
-        problems += architecture.check_files(paths, parts)
+        found = _misplaced(name, paths[name], parts.get(name), roles)
+        problems += found
+        if not found:
+            sound[name] = parts[name]
+    # What is wrong with a file already is not told again by the plugin.
+    problems += architecture.check_files(
+        {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
+    )
     variant = parts["dit"].variant if "dit" in parts else None
     files = ModelFiles(
         paths=paths, parts=parts, variant=variant or architecture.default_variant, notes=tuple(notes)
@@ -113,7 +124,28 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
     try:
         return read_header(path), []
     except ProblemsFound as found:
-        return None, list(found.problems)
+        return None, _failed_download(name, path) or [_in_setting(name, p) for p in found.problems]
+    except OSError as error:
+        what = f"{name} = '{path}' cannot be read: {error.strerror}."
+        return None, [Problem(code="E16", what=what, remedy="Let your user read the file, or copy it.")]
+
+
+def _failed_download(name: str, path: Path) -> list[Problem]:
+    """Return what is wrong with a file that a failed download left behind; nothing for any other."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        what, remedy = "has 0 bytes", "The download or copy was cut off. Fetch the file again."
+    elif start.lstrip().lower().startswith(WEB_PAGES):
+        what = "is a web page, not a model file"
+        remedy = "The site wanted a login or a consent. Log in there and fetch the file again."
+    else:
+        return []
+    return [Problem(code="E16", what=f"{name} = '{path}' {what}.", remedy=remedy)]
+
+
+def _in_setting(name: str, problem: Problem) -> Problem:
+    return replace(problem, what=f"{name} cannot be used: {problem.what}")
 
 
 def _put_right(
@@ -135,19 +167,20 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
             Problem(
                 code="E15",
                 what=f"{name} = '{path}' is none of the model files known here.",
-                remedy=f"It needs the file of the {wanted}.",
+                remedy=f"It needs the file of the {wanted}:  {name} = '/path/to/{wanted}.safetensors'",
             )
         ]
     if part.refusal is not None and part.role == roles[name]:
-        return [part.refusal]
+        return [_in_setting(name, part.refusal)]
     if part.role == roles[name]:
         return []
     homes = [setting for setting, role in roles.items() if role == part.role]
+    homes += [OTHER_HOMES[part.role]] if part.role in OTHER_HOMES else []
     remedy = f"It belongs in:  {homes[0]} = '{path}'\n" if homes else ""
     return [
         Problem(
             code="E15",
-            what=f"{name} = '{path}' is {part.description}, not the {wanted}.",
-            remedy=f'{remedy}"{name}" needs the file of the {wanted}.',
+            what=f"{name} = '{path}' is {part.description}; the file of the {wanted} is needed here.",
+            remedy=f"{remedy}Write:  {name} = '/path/to/{wanted}.safetensors'",
         )
     ]

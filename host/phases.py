@@ -56,7 +56,10 @@ class Encoding:
                 variant=self.files.variant,
                 fingerprint=fingerprint_of(path for _, path in sorted(paths.items())),
                 load=lambda: self.config.architecture.load_text_encoders(
-                    paths, device=self.device, disable_mmap=self._disable_mmap
+                    paths,
+                    device=self.device,
+                    disable_mmap=self._disable_mmap,
+                    variant=self.files.variant,
                 ),
             ),
             screen=self.screen,

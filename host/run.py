@@ -21,7 +21,7 @@ from host.saving import linears_in, verify_finished
 from host.setting import path_roles
 from host.states import Progress
 from host.stopping import StopRequest
-from host.training import Training, prepare_training, run_training, save_training_state
+from host.training import Training, prepare_training, prune_states, run_training, save_training_state
 
 
 def train(argv: Sequence[str]) -> str:
@@ -173,6 +173,7 @@ def _finish(training: Training) -> str:
         )
         if output.save_state or output.save_state_on_train_end:
             save_training_state(training, steps, final=True)
+            prune_states(output)
         write_record(output, progress=replace(training.progress, step=steps), finished=True)
     training.processes.wait()
     return f"FINISHED {path}"

@@ -42,9 +42,12 @@ def start(program, argv=None):
 
 
 def _run(program, argv):
+    import torch
+
     from host import generate, run
     from host.errors import MusubiError, ProblemsFound, StoppedByUser
 
+    say = print if os.environ.get("RANK", "0") == "0" else _nothing
     try:
         programs = {
             "train": run.train,
@@ -52,22 +55,26 @@ def _run(program, argv):
             "cache_text_encoder_outputs": run.cache_text_encoder_outputs_only,
             "generate_image": generate.generate_image,
         }
-        print(programs[program](argv))
+        say(programs[program](argv))
     except StoppedByUser as stopped:
-        print("STOPPED by you " + str(stopped))
+        say("STOPPED by you " + str(stopped))
         return stopped.exit_code
     except MusubiError as error:
-        print("FAILED: " + str(error))
+        say("FAILED: " + str(error))
         return error.exit_code
     except ProblemsFound as error:
-        print("FAILED: " + str(error))
+        say("FAILED: " + str(error))
         return 2
-    except MemoryError:
-        print("FAILED: out of memory")
-        print("    Choose a smaller resolution or batch_size.")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        say("FAILED: E22 out of memory: " + (str(error) or "main memory").splitlines()[0])
+        say("    Choose a smaller resolution or batch_size, and gradient_checkpointing = true.")
         return 4
     except Exception:
         traceback.print_exc()
         print("FAILED: an error nobody foresaw; the lines above tell where")
         return 1
     return 0
+
+
+def _nothing(_line):
+    """Say nothing: another process speaks for all."""

@@ -23,6 +23,7 @@ from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
+from host.outputs import OutputSettings
 from host.prepare import (
     adapter_summary,
     attach_adapter,
@@ -75,7 +76,7 @@ def prepare_training(
         linears=linears,
         kohya_prefix=architecture.adapter_layout.kohya_prefix,
         metadata=lambda steps, epoch: lora_metadata(
-            job, steps=steps, epoch=epoch, device_type=processes.device.type
+            job, adapter, steps=steps, epoch=epoch, device_type=processes.device.type
         ),
     )
     training = Training(
@@ -137,6 +138,13 @@ def save_training_state(training: Training, step: int, *, final: bool = False) -
         progress=Progress(**{**_fields(training.progress), "step": step}),
     )
     return path
+
+
+def prune_states(output: OutputSettings) -> None:
+    """Remove all but the newest states, as many as the settings keep."""
+    keep = output.save_last_n_state or output.save_last_n
+    if keep is not None:
+        remove_all(find_states(output.output_dir, output.output_name)[:-keep])
 
 
 def _fields(progress: Progress) -> dict:
@@ -221,9 +229,7 @@ def _save_observer(training: Training) -> SaveObserver:
 
     def prune() -> None:
         saver.prune()
-        keep = output.save_last_n_state or output.save_last_n
-        if keep is not None:
-            remove_all(find_states(output.output_dir, output.output_name)[:-keep])
+        prune_states(output)
 
     return SaveObserver(
         save=save,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from host.architecture import Problem, ProblemsFound
+from host.architecture import Problem, ProblemsFound, Variant
 from musubi_flux_dev.text_encoder_files import EncoderPlan, fill_clip, fill_t5, plan_clip, plan_t5
 from musubi_flux_dev.tokenizer_files import CaptionTokenizer, load_clip_tokenizer, load_t5_tokenizer
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
@@ -84,6 +84,7 @@ def load_text_encoders(
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     disable_mmap: bool = True,
+    variant: Variant | None = None,
 ) -> FluxTextEncoders:
     """Return both encoders, frozen and in evaluation mode.
 
@@ -96,6 +97,7 @@ def load_text_encoders(
         device: Where both encoders live.
         dtype: Of the weights of both.
         disable_mmap: Read the files plainly instead of mapping them into memory.
+        variant: Of the transformer that is encoded for; it decides how many tokens T5 gives.
     """
     clip_path, t5_path = paths["text_encoder"], paths["text_encoder2"]
     clip_plan, t5_plan, clip_tokenizer, t5_tokenizer = _all_of(
@@ -113,6 +115,7 @@ def load_text_encoders(
         t5=fill_t5(t5_plan, device=device, disable_mmap=disable_mmap),
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
+        t5_length=T5_LENGTH if variant is None else variant.conditioning["t5_hidden"].shape[0] or T5_LENGTH,
     )
 
 

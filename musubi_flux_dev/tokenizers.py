@@ -132,7 +132,6 @@ def _missing(wanted: Wanted, encoder: Path) -> Problem:
             [
                 f"Put {wanted.source} beside the encoder, or name the folder where they are:",
                 f'  {wanted.setting} = "/path/to/folder"',
-                "Or let this program fetch it, once:  --fetch_tokenizers",
                 "Looked in:",
                 *(f"  {place}" for place in places),
             ]

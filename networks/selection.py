@@ -22,6 +22,16 @@ def select_linears(
     matches. Every pattern is a regular expression for the whole path.
     """
     linears = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return choose_linears(linears, preset=preset, include=include, exclude=exclude)
+
+
+def choose_linears(
+    linears: Sequence[str], *, preset: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return the chosen ones of the module paths ``linears`` in their order, as ``select_linears`` does.
+
+    For where the names are known and the model is not loaded.
+    """
     given = {"preset": preset, "include_patterns": include, "exclude_patterns": exclude}
     matches = _match_all(given, linears)
     chosen = (matches["preset"] - matches["exclude_patterns"]) | matches["include_patterns"]

@@ -34,12 +34,10 @@ class Toy(nn.Module):
 
     def forward(self, noisy, sigma, words):
         x = noisy.permute(0, 2, 3, 1)
-        b, h, w, _ = x.shape
-        known = torch.cat([sigma.view(b, 1), words], dim=1).view(b, 1, 1, 9).expand(b, h, w, 9)
+        known = torch.cat([sigma.view(-1, 1), words], dim=1).view(-1, 1, 1, 9).expand(*x.shape[:3], 9)
         x = self.embed(torch.cat([x, known], dim=-1).to(self.embed.weight.dtype))
-        for layer in self.layers:
-            x = x + layer(x)
-        return self.head(x).permute(0, 3, 1, 2)
+        x = x + self.layers[0](x)
+        return self.head(x + self.layers[1](x)).permute(0, 3, 1, 2)
 
 
 class ToyAutoencoder(nn.Module):
@@ -56,6 +54,8 @@ class ToyAutoencoder(nn.Module):
 
 
 class ToyText(nn.Module):
+    caption_overflow = staticmethod(lambda captions: [])
+
     def __init__(self):
         super().__init__()
         self.letters = nn.Embedding(256, 8)

@@ -88,6 +88,7 @@ def load_text_encoders(
     device: torch.device | str,
     dtype: torch.dtype | None = None,
     disable_mmap: bool = True,
+    variant: Variant | None = None,
 ) -> TextEncoder:
     """Return the frozen text encoder."""
     return _load(TextEncoder(), paths["text_encoder"], device=device, dtype=dtype)

@@ -72,6 +72,10 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.letters = nn.Embedding(256, TEXT)
 
+    def caption_overflow(self, captions: Sequence[str]) -> list[str]:
+        """Return a note for every caption that does not fit; here all fit."""
+        return []
+
     def encode(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return one tensor (b, n) for every name of the variant's conditioning."""
         rows = [
