@@ -166,8 +166,9 @@ def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
 
 def text_fingerprint(text: str, *, encoder: str, variant: Variant) -> dict[str, str]:
     """Return what the encoding of ``text`` depends on."""
+    # The last axis is the encoder's own width; a cache program without a transformer may not know it.
     shapes = ", ".join(
-        f"{name} {spec.shape} {spec.dtype}" for name, spec in sorted(variant.conditioning.items())
+        f"{name} {spec.shape[:-1]} {spec.dtype}" for name, spec in sorted(variant.conditioning.items())
     )
     return {
         "caption": hashlib.sha256(text.encode()).hexdigest(),

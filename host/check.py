@@ -5,28 +5,34 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from dataset.buckets import Size, scale_to_cover
 from dataset.cache import judge
 from dataset.config import DatasetConfig, parse_datasets
+from dataset.images import fit_to_bucket
 from dataset.scan import Item, Scan, scan
 from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import file_fingerprint
+from host.headers import read_header
 from host.logs import check_trackers
-from host.model_files import ModelFiles, find_model_files
+from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
 from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.saving import linears_in
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
+from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
 
@@ -35,6 +41,7 @@ NOT_YET = {
     "fp8_base": "Keeping the transformer in 8 bit",
     "fp8_scaled": "Keeping the transformer in 8 bit",
     "fp8_t5": "Keeping T5 in 8 bit",
+    "clean_cache": "Deleting unused cache entries",
 }
 """Settings of the field that are known here and do not act yet."""
 
@@ -105,7 +112,7 @@ def check_data(config: Config, *, needed: list[str]) -> Data:
     found = Findings()
     data = _data(config, found, needed=needed)
     found.raise_if_any()
-    return data
+    return replace(data, notes=(*data.notes, *check_device(config.settings.model)))
 
 
 def check_job(config: Config, *, processes: Processes) -> Job:
@@ -115,7 +122,8 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     data = _data(config, found, needed=_all_model_files(config))
     found.problems += check_optimizer(settings.optimizer, device=processes.device)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
-    found.problems += [*check_network(config.architecture, settings.network), *check_trackers(settings.log)]
+    found.problems += check_network(config.architecture, settings.network) or _adapter(data)
+    found.problems += check_trackers(settings.log)
     plan = _plan(data, world=processes.world) if data.items else None
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
@@ -146,6 +154,10 @@ def check_device(model: ModelSettings) -> list[str]:
             remedy if has_card else 'Set device = "cpu", or install the driver of your card.',
             code="E21",
         )
+    number = int(model.device.partition(":")[2] or 0)
+    if model.device.startswith("cuda") and number >= torch.cuda.device_count():
+        what = f'device = "{model.device}", but there are {torch.cuda.device_count()} GPUs, counted from 0.'
+        raise MachineError.of(what, 'Set device = "cuda:0".', code="E21")
     if model.device == "auto" and has_card and torch.version.cuda is None:
         return [
             f"this machine has an NVIDIA card, but torch {torch.__version__} is built for the CPU. {remedy}"
@@ -166,6 +178,7 @@ def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
         otherwise=None,
     ) or Scan(items=(), notes=())
     found.problems += _foreign_caches(scanned.items, full_name=architecture.full_name)
+    found.gather(lambda: _try_to_reduce(scanned.items), otherwise=None)
     path = settings.sample.sample_prompts
     prompts = found.gather(lambda: tuple(read_prompts(path)) if path else (), otherwise=())
     return Data(
@@ -244,9 +257,33 @@ def _foreign_caches(items: tuple[Item, ...], *, full_name: str) -> list[Problem]
                 folders.setdefault(path.parent, f"{path.name} ({verdict.reason})")
     return [
         Problem(
-            code="E10",
             what=f"The cache in {folder} was made for another architecture: {example}.",
             remedy="Give this dataset a cache_directory of its own.",
         )
         for folder, example in folders.items()
     ]
+
+
+def _try_to_reduce(items: tuple[Item, ...]) -> None:
+    """Make a picture smaller when one of ``items`` needs it: OpenCV may not load on this machine."""
+    if any(scale_to_cover(item.size, item.bucket) < 1 for item in items):
+        fit_to_bucket(np.zeros((2, 2, 3), dtype=np.uint8), Size(1, 1))
+
+
+def _adapter(data: Data) -> list[Problem]:
+    """Return what is wrong with the adapter's patterns, or with the LoRA to continue from."""
+    part, network = data.files.parts.get("dit"), data.settings.network
+    if part is None or part.role != "transformer" or part.refusal is not None:
+        return []
+    linears = linears_in(read_header(data.files.paths["dit"]), key_prefix=part.key_prefix)
+    layout = data.config.architecture.adapter_layout
+    if network.network_weights is not None:
+        return unfit_lora(network.network_weights, linears=linears, kohya_prefix=layout.kohya_prefix)
+    include, exclude = parse_network_args(network.network_args)
+    preset = layout.presets[network.network_preset or next(iter(layout.presets))]
+    try:
+        choose_linears(list(linears), preset=preset, include=include, exclude=exclude)
+    except ValueError as error:
+        remedy = "Correct network_args or network_preset."
+        return [Problem(what=f"network_args: {line}.", remedy=remedy) for line in str(error).splitlines()]
+    return []

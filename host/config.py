@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import toml
+
 from host.architecture import Architecture
 from host.dataset_tables import DATASET_TABLES, DatasetTables, find_dataset, holds_dataset
 from host.errors import ConfigError, Problem, ProblemsFound

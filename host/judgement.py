@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from host.errors import Problem
+from host.optimizers import OptimizerSettings, check_learning_rate
 from host.reading import Choice, Reading
 from host.setting import facts_of
 from host.settings import default_of, without_effect
 from host.values import as_toml, joined
-
-ADAM_LIKE = ("auto", "adamw", "adamw8bit", "pagedadamw8bit", "adam")
-HIGHEST_ADAM_RATE = 0.1
-"""Above it one step of Adam is larger than the weights of a LoRA ever get."""
 
 
 def complete_values(reading: Reading) -> dict[str, Any]:
@@ -44,20 +41,13 @@ def judge_effects(reading: Reading, values: Mapping[str, Any]) -> list[str]:
 
 def learning_rate_problems(reading: Reading, values: Mapping[str, Any]) -> list[Problem]:
     """Return the refusal of a learning rate that is right for another kind of optimizer only."""
-    rate, optimizer = values.get("learning_rate", 0.0), str(values.get("optimizer_type", ""))
-    if rate <= HIGHEST_ADAM_RATE or optimizer.lower() not in ADAM_LIKE:
+    names = ("learning_rate", "optimizer_type")
+    if any(name not in values for name in names):
         return []
-    choices = [reading.choices.get(name) for name in ("learning_rate", "optimizer_type")]
-    places = " and ".join(choice.given.place for choice in choices if choice)
-    return [
-        Problem(
-            code="E24",
-            what=f'learning_rate = {rate} with optimizer_type = "{optimizer}" would destroy the LoRA '
-            f"within a few steps ({places}).",
-            remedy="Usual:  learning_rate = 1e-4\n"
-            '1.0 is right for optimizer_type = "prodigyopt.Prodigy". Change one of the two.',
-        )
-    ]
+    found = check_learning_rate(OptimizerSettings(**{name: values[name] for name in names}))
+    choices = [reading.choices[name].given.place for name in names if name in reading.choices]
+    places = f" ({' and '.join(dict.fromkeys(choices))})" if choices else ""
+    return [dataclasses.replace(p, what=f"{p.what.removesuffix('.')}{places}.") for p in found]
 
 
 def _no_effect(choice: Choice, *, says: str) -> Problem:

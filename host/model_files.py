@@ -7,10 +7,12 @@ from itertools import combinations
 from pathlib import Path
 
 from host.architecture import Architecture, Header, Part, Variant
-from host.errors import Problem, ProblemsFound
+from host.errors import Problem, ProblemsFound, name_some
 from host.headers import read_header
 from host.prepare import ModelSettings
 from host.setting import path_roles
+from networks.files import ALPHA, DOWN, UP
+from networks.keys import kohya_name
 
 PICKLED = "is a pickled file, which can run code when it is opened"
 NOT_SAFETENSORS = {
@@ -182,5 +184,30 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
             code="E15",
             what=f"{name} = '{path}' is {part.description}; the file of the {wanted} is needed here.",
             remedy=f"{remedy}Write:  {name} = '/path/to/{wanted}.safetensors'",
+        )
+    ]
+
+
+def unfit_lora(path: Path, *, linears: Mapping[str, tuple[int, int]], kohya_prefix: str) -> list[Problem]:
+    """Return why ``path`` is no LoRA for a transformer of these linears: module path -> (out, in)."""
+    header, problems = _header("network_weights", path)
+    if header is None:
+        return problems
+    sizes = {kohya_name(module, prefix=kohya_prefix): size for module, size in linears.items()}
+    strangers: list[str] = []
+    for key, entry in header.tensors.items():
+        name, _, part = key.partition(".")
+        out, width = sizes.get(name, (0, 0))
+        fits = {DOWN: entry.shape[1:] == (width,), UP: entry.shape[:1] == (out,), ALPHA: name in sizes}
+        if not fits.get(part, False):
+            strangers.append(key)
+    if not strangers and header.tensors:
+        return []
+    what = f"does not fit this transformer: {name_some(strangers)}" if strangers else "holds nothing"
+    return [
+        Problem(
+            code="E15",
+            what=f"network_weights = '{path}' {what}.",
+            remedy="Name a LoRA that was trained on this transformer, or remove the line to begin anew.",
         )
     ]

@@ -93,7 +93,7 @@ def make_optimizer(
 def check_optimizer(settings: OptimizerSettings, *, device: torch.device | str = "cpu") -> list[Problem]:
     """Return everything that is wrong with the optimizer; ``device`` decides what ``auto`` means."""
     arguments, problems = _read_arguments(settings.optimizer_args)
-    problems += _check_learning_rate(settings, device=device)
+    problems += check_learning_rate(settings, device=device)
     try:
         optimizer_class = _import_class(settings.optimizer_type, device=device)
     except ProblemsFound as found:
@@ -275,16 +275,17 @@ def _construct(
     return make(parameters, lr=settings.learning_rate, **arguments)
 
 
-def _check_learning_rate(settings: OptimizerSettings, *, device: torch.device | str) -> list[Problem]:
+def check_learning_rate(settings: OptimizerSettings, *, device: torch.device | str = "cpu") -> list[Problem]:
+    """Return the refusal of a rate with which this kind of optimizer destroys the LoRA or does nothing."""
     name = _class_name(settings.optimizer_type, device=device)
-    given = f"learning_rate = {settings.learning_rate} with optimizer {name}"
+    given = f'learning_rate = {settings.learning_rate} with optimizer_type = "{settings.optimizer_type}"'
     lowest, highest = ADAPTIVE_RATES
     if _is_adaptive(name) and not lowest <= settings.learning_rate <= highest:
         what = f"{given}: it finds its step size itself, and multiplies it by learning_rate."
         remedy = f"Paste: learning_rate = 1.0\nPossible: {lowest} to {highest}."
         return [Problem(code="E24", what=what, remedy=remedy)]
     if _is_elementwise(name) and settings.learning_rate > HIGHEST_RATE:
-        what = f"{given} would destroy the LoRA within a few steps. Usual: 0.0001 (written 1e-4)."
+        what = f"{given} would destroy the LoRA within a few steps."
         remedy = "Paste: learning_rate = 1e-4\nRates near 1 are for optimizers such as prodigyopt.Prodigy."
         return [Problem(code="E24", what=what, remedy=remedy)]
     return []

@@ -1,11 +1,16 @@
 """One process or several: accelerate starts and joins them, and this is all they share."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from host.errors import ConfigError
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +54,11 @@ def join_processes(device: str) -> Processes:
     """Return this process's place; ``device`` is auto, cpu, cuda or cuda:N.
 
     Without a launcher nothing is set up. Under ``accelerate launch`` the processes meet through
-    accelerate's ``PartialState``.
+    accelerate's ``PartialState``. Raises ``ConfigError`` for any other word.
     """
+    if not DEVICE.fullmatch(device):
+        what = f'device = "{device}" is not offered; auto, cpu, cuda and cuda:1 are.'
+        raise ConfigError.of(what, 'Write  device = "auto"  to take the GPU when there is one.')
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=torch.device(wanted))

@@ -51,6 +51,7 @@ def write_record(output: OutputSettings, *, progress: Progress, finished: bool) 
 
 def decide_start(output: OutputSettings, *, now: Progress) -> Start:
     """Return how to start; raises ``ConfigError`` when that would lose or mix up results."""
+    _refuse_place(output)
     if output.resume is not None:
         return _resume(output, now=now)
     if output.overwrite:
@@ -87,6 +88,18 @@ def clear(output: OutputSettings) -> None:
             record_path(output),
         ]
     )
+
+
+def _refuse_place(output: OutputSettings) -> None:
+    name, folder = output.output_name, output.output_dir
+    if Path(name).name != name:
+        what = f'output_name = "{name}" is no plain file name.'
+        remedy = f'Write  output_name = "{Path(name).name}"  and put folders into output_dir.'
+        raise ConfigError.of(what, remedy)
+    there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    if not there.is_dir():
+        what = f"output_dir = '{folder}' cannot be a folder: {there} is a file."
+        raise ConfigError.of(what, "Correct output_dir, or move that file.")
 
 
 def _resume(output: OutputSettings, *, now: Progress) -> Start:
@@ -131,10 +144,11 @@ def _refuse_wrong_state(output: OutputSettings, state: Path) -> None:
 
 def _read_record(output: OutputSettings) -> dict | None:
     try:
-        return json.loads(record_path(output).read_text(encoding="utf-8"))
+        record = json.loads(record_path(output).read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("finished", "run", "steps")}
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return {"finished": False, "run": None, "steps": 0}
 
 

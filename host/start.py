@@ -34,11 +34,25 @@ def start(program, argv=None):
     try:
         return _run(program, sys.argv[1:] if argv is None else argv)
     except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] in ("host", "dataset", "networks"):
+        if _is_ours(error):
             raise
         print("FAILED: the package " + str(error.name) + " is not installed in " + sys.prefix)
         print("    Install the project into this environment:  pip install -e .")
         return 2
+    except (ImportError, OSError) as error:
+        if _is_ours(error):
+            raise
+        print("FAILED: a package cannot be loaded: " + str(error))
+        print("    Install the system library that is named (apt-get install libgl1 for libGL.so.1),")
+        print("    or the package anew:  pip install --force-reinstall PACKAGE")
+        return 2
+    except KeyboardInterrupt:
+        print("STOPPED by you before anything was begun")
+        return 3
+
+
+def _is_ours(error):
+    return (getattr(error, "name", None) or "").split(".")[0] in ("host", "dataset", "networks")
 
 
 def _run(program, argv):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import toml
+
 from host.errors import Problem, did_you_mean
 from host.setting import SettingFacts
 
