@@ -9,10 +9,19 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from dataset.cache import content_hash, judge, read_text, text_cache_path, write_latents, write_text
+from dataset.cache import (
+    content_hash,
+    judge,
+    read_text,
+    text_cache_path,
+    unused_entries,
+    write_latents,
+    write_text,
+)
 from dataset.images import decode, fit_to_bucket, to_pixels
 from dataset.scan import Item
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
+from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
 from host.logs import Screen
 from host.setting import setting
@@ -145,6 +154,24 @@ def cache_texts(
             fingerprint=fingerprint,
         )
     return count
+
+
+def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> None:
+    """Count the cache entries that no picture uses, and delete them when ``clean`` says so."""
+    used = [path for item in items for path in (item.latent_cache, item.text_cache)]
+    folders = sorted({path.parent for path in used})
+    unused = [path for folder in folders for path in unused_entries(folder, code, used)]
+    if not unused:
+        return
+    size = sum(path.stat().st_size for path in unused) / 1e6
+    names = name_some([path.name for path in unused], most=3)
+    if clean:
+        remove_all(unused)
+        screen.say("cache", f"{len(unused)} unused entries deleted ({size:.1f} MB): {names}")
+    else:
+        screen.say(
+            "cache", f"{len(unused)} unused entries ({size:.1f} MB): {names}; --clean_cache deletes them"
+        )
 
 
 def tell_overflow(notes: Sequence[str], screen: Screen) -> None:

@@ -15,6 +15,7 @@ import torch
 from dataset.buckets import Size, scale_to_cover
 from dataset.cache import judge
 from dataset.config import DatasetConfig, parse_datasets
+from dataset.folders import counted
 from dataset.images import fit_to_bucket
 from dataset.scan import Item, Scan, scan
 from host.config import Config
@@ -32,6 +33,7 @@ from host.saving import linears_in
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
+from host.values import as_flag, as_toml
 from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
@@ -112,7 +114,7 @@ def check_data(config: Config, *, needed: list[str]) -> Data:
     found = Findings()
     data = _data(config, found, needed=needed)
     found.raise_if_any()
-    return replace(data, notes=(*data.notes, *check_device(config.settings.model)))
+    return replace(data, notes=(*config.notes, *data.notes, *check_device(config.settings.model)))
 
 
 def check_job(config: Config, *, processes: Processes) -> Job:
@@ -156,8 +158,8 @@ def check_device(model: ModelSettings) -> list[str]:
         )
     number = int(model.device.partition(":")[2] or 0)
     if model.device.startswith("cuda") and number >= torch.cuda.device_count():
-        what = f'device = "{model.device}", but there are {torch.cuda.device_count()} GPUs, counted from 0.'
-        raise MachineError.of(what, 'Set device = "cuda:0".', code="E21")
+        what = f'device = "{model.device}", but there is {counted(torch.cuda.device_count(), "GPU")}.'
+        raise MachineError.of(what, 'They are counted from 0: set  device = "cuda:0"', code="E21")
     if model.device == "auto" and has_card and torch.version.cuda is None:
         return [
             f"this machine has an NVIDIA card, but torch {torch.__version__} is built for the CPU. {remedy}"
@@ -187,7 +189,7 @@ def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
         datasets=datasets,
         items=scanned.items,
         prompts=prompts,
-        notes=(*files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
+        notes=(*check_device(settings.model), *files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
     )
 
 
@@ -226,14 +228,15 @@ def _all_model_files(config: Config) -> list[str]:
 
 def _not_yet(config: Config) -> list[Problem]:
     values = resolved_values(config.settings)
-    return [
-        Problem(
-            what=f"{name} = {str(values[name]).lower()}: {what} is not offered yet.",
-            remedy=f"{name} = {'0' if name == 'blocks_to_swap' else 'false'}",
-        )
-        for name, what in NOT_YET.items()
-        if values.get(name)
-    ]
+    problems = []
+    for name, words in NOT_YET.items():
+        if not values.get(name):
+            continue
+        off = 0 if name == "blocks_to_swap" else False
+        line = as_flag(name, off) if "flag" in config.origins[name] else f"{name} = {as_toml(off)}"
+        what = f"{name} = {as_toml(values[name])}: {words} is not offered yet."
+        problems.append(Problem(what=what, remedy=f"Write:  {line}"))
+    return problems
 
 
 def _attention(model: ModelSettings) -> list[Problem]:

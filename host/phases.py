@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dataset.scan import Item
-from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts
+from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts, tidy
 from host.config import Config
 from host.fingerprints import file_fingerprint, fingerprint_of
 from host.logs import Screen
@@ -68,6 +68,11 @@ class Encoding:
         release_memory()
         self.screen.say("text", f"{len(entries)} captions and prompts: {count.sentence()}")
         return count
+
+    def tidy(self, items: Sequence[Item]) -> None:
+        """Name the cache entries that no picture uses; delete them if the settings say so."""
+        clean = self.config.settings.data.clean_cache
+        tidy(items, code=self.config.architecture.code, clean=clean, screen=self.screen)
 
     @property
     def _disable_mmap(self) -> bool:

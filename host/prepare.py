@@ -11,13 +11,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from host.architecture import Architecture
-from host.errors import ConfigError, Problem, did_you_mean
+from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
+from host.headers import read_header
 from host.setting import setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
 from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
+
+DEFAULT_DIM = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class ModelSettings:
 class NetworkSettings:
     """Which adapter, on which linears."""
 
-    network_dim: int = setting(16, help="Rank of the LoRA.", minimum=1)
+    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1)
     network_alpha: float | None = setting(
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",
@@ -113,10 +116,40 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
         problems.append(
             Problem(what=f"network_args: {error}", remedy="Correct the line  network_args = [...]")
         )
-    if settings.network_weights is not None and not settings.network_weights.is_file():
-        what = f"network_weights = '{settings.network_weights}' does not exist."
-        problems.append(Problem(what=what, remedy="Correct the path, or remove the line to begin anew."))
+    if settings.network_weights is not None:
+        problems += _check_continuing(settings, settings.network_weights)
     return problems
+
+
+def _check_continuing(settings: NetworkSettings, path: Path) -> list[Problem]:
+    """Return what is said of the adapter beside a LoRA that brings its own modules, rank and alpha."""
+    if not path.is_file():
+        what = f"network_weights = '{path}' does not exist."
+        return [Problem(what=what, remedy="Correct the path, or remove the line to begin anew.")]
+    try:
+        tensors = read_header(path).tensors
+    except ProblemsFound as found:
+        return list(found.problems)
+    ranks = {entry.shape[0] for name, entry in tensors.items() if name.endswith(".lora_down.weight")}
+    if not ranks:
+        what = f"network_weights = '{path}' holds no LoRA in kohya's keys."
+        return [Problem(code="E23", what=what, remedy="Name a LoRA that this program or kohya's saved.")]
+    said = {
+        "network_dim": settings.network_dim not in {DEFAULT_DIM, *ranks},
+        "network_alpha": settings.network_alpha is not None,
+        "network_preset": settings.network_preset is not None,
+        "network_args": bool(settings.network_args),
+    }
+    words = [name for name, contradicts in said.items() if contradicts]
+    if not words:
+        return []
+    return [
+        Problem(
+            what=f"{', '.join(words)} and network_weights = '{path}' contradict each other: a LoRA that is "
+            f"continued keeps its modules, its rank ({', '.join(map(str, sorted(ranks)))}) and its alpha.",
+            remedy=f"Remove {', '.join(words)}; or remove network_weights to begin anew.",
+        )
+    ]
 
 
 def linears_of(transformer: nn.Module) -> dict[str, tuple[int, int]]:

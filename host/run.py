@@ -7,7 +7,7 @@ from torch import Tensor
 
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
-from host.check import Data, Job, check_data, check_device, check_job
+from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
 from host.errors import StoppedByUser
 from host.headers import read_header
@@ -61,6 +61,7 @@ def cache_latents_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.pictures(data.items)
+    encoding.tidy(data.items)
     return f"FINISHED latents of {len(data.items)} pictures: {count.sentence()}"
 
 
@@ -78,6 +79,7 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.texts([*text_entries(data.items), *_prompt_entries(data)])
+    encoding.tidy(data.items)
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
 
@@ -106,7 +108,7 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     parts = "; ".join(part.description for part in job.files.parts.values())
     screen.say("check", parts)
     screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
-    _say_notes(screen, [*check_device(settings.model), *job.config.notes, *job.notes, *start.notes])
+    _say_notes(screen, [*job.config.notes, *job.notes, *start.notes])
     for line in bucket_table(job.items):
         screen.say("check", line)
     sentence = job.plan.arithmetic(
@@ -137,6 +139,7 @@ def _prepare_caches(
         )
         encoding.pictures(job.items)
         encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+        encoding.tidy(job.items)
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 

@@ -87,6 +87,9 @@ def _run(program, argv):
         traceback.print_exc()
         print("FAILED: an error nobody foresaw; the lines above tell where")
         return 1
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0
 
 

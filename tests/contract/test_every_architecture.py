@@ -160,6 +160,9 @@ def test_a_lora_that_was_trained_is_continued_with_its_own_rank_and_alpha(name, 
     again = write_job(
         tmp_path / "second", architecture=name, network_weights=str(first), network_dim=8, max_train_steps=1
     )
+    assert train(again) == 2
+    assert "network_dim and network_weights" in capsys.readouterr().out
+    again.write_text(again.read_text().replace("network_dim = 8", "network_dim = 16"))
     capsys.readouterr()
     assert train(again) == 0
     assert "rank 3, alpha 1.5 -> scale 0.50" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -27,6 +28,12 @@ def test_the_log_has_a_line_a_step_and_the_screen_the_arithmetic(tmp_path, capsy
     assert len(losses(tmp_path)) == 4
 
 
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
 def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_path):
     settings = {
         "batch_size": 1,
@@ -39,7 +46,7 @@ def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_pa
     words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     launched = subprocess.run(
-        [*launcher, *words.split(), "--main_process_port", "29577", str(ROOT / "train.py"), str(job)],
+        [*launcher, *words.split(), "--main_process_port", free_port(), str(ROOT / "train.py"), str(job)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -207,6 +214,58 @@ def test_pictures_at_several_strengths_by_the_program_alone(tmp_path, capsys, mo
         assert grid.size == (3 * 96, 64)
     assert run("generate_image", job, "--lora_weight", tmp_path / "nowhere.safetensors", "--prompt", "x") == 2
     assert run("generate_image", job) == 2
+
+
+def test_the_models_of_one_phase_are_gone_before_the_next(tmp_path, monkeypatch):
+    import gc
+
+    import toy_architecture
+
+    def alive():
+        gc.collect()
+        kinds = (toy_architecture.ToyAutoencoder, toy_architecture.ToyText, toy_architecture.Toy)
+        return {type(thing).__name__ for thing in gc.get_objects() if type(thing) in kinds}
+
+    found = {}
+    real = toy_architecture.load
+
+    def watched(kind, path, **options):
+        found.setdefault(kind.__name__, alive())
+        return real(kind, path, **options)
+
+    monkeypatch.setattr(toy_architecture, "load", watched)
+    from dataclasses import replace
+    from functools import partial
+
+    watching = replace(
+        toy_architecture.SPEC,
+        load_transformer=partial(watched, toy_architecture.Toy),
+        load_autoencoder=partial(watched, toy_architecture.ToyAutoencoder),
+    )
+    monkeypatch.setattr(toy_architecture, "SPEC", watching)
+    before = alive()
+    assert train(write_job(tmp_path)) == 0
+    assert found == {"ToyAutoencoder": before, "ToyText": before, "Toy": before}
+
+
+@pytest.mark.parametrize(
+    ("torch_sees", "has_card", "device", "code", "says"),
+    [
+        (False, True, "auto", 0, "is built for the CPU. Install torch for your card first"),
+        (False, True, "cuda", 4, "E21"),
+        (False, False, "cuda", 4, 'Set device = "cpu"'),
+        (False, False, "auto", 0, "device cpu"),
+    ],
+)
+def test_a_cpu_torch_beside_a_card_is_named_with_the_remedy(
+    tmp_path, monkeypatch, capsys, torch_sees, has_card, device, code, says
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees)
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("host.check.shutil.which", lambda name: "/usr/bin/nvidia-smi" if has_card else None)
+    job = write_job(tmp_path)
+    assert train(job, "--device", device, "--check") == code
+    assert says in capsys.readouterr().out
 
 
 def test_tensorboard_files_come_by_one_key(tmp_path):
