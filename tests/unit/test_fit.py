@@ -1,0 +1,121 @@
+"""The loop's order of operations, on one small linear layer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.batch import Batch
+from dataset.buckets import Size
+from dataset.scan import Item
+from host.fit import Loop, NotFiniteError, fit
+from host.plan import TrainingPlan
+from host.processes import Processes
+
+
+def items(count):
+    return [
+        Item(
+            key=f"picture_{number}",
+            image_path=Path(f"{number}.png"),
+            caption="",
+            size=Size(16, 16),
+            bucket=Size(16, 16),
+            dataset=0,
+            repeats=1,
+            latent_cache=Path("a"),
+            text_cache=Path("b"),
+        )
+        for number in range(count)
+    ]
+
+
+def loop(*, max_grad_norm=0.0, accumulation=1, factor=1.0, rate=lambda step: 0.1, batch_size=1, pictures=4):
+    """Loss of a sample: factor times the sum of the weights, so that every gradient is known."""
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight], lr=99.0)
+    plan = TrainingPlan(
+        items(pictures), batch_sizes=[batch_size], seed=0, batches_per_step=accumulation, max_steps=8
+    )
+
+    def load(found):
+        return Batch(
+            item_keys=tuple(item.key for item in found),
+            latents=torch.zeros(len(found), 1, 2, 2),
+            conditioning={},
+        )
+
+    def losses(batch, *, step, positions):
+        assert len(positions) == len(batch.item_keys)
+        return factor * weight.sum().expand(len(batch.item_keys))
+
+    made = Loop(
+        plan=plan,
+        load_batch=load,
+        losses=losses,
+        parameters=[weight],
+        optimizer=optimizer,
+        learning_rate=rate,
+        max_grad_norm=max_grad_norm,
+        processes=Processes(device=torch.device("cpu")),
+    )
+    return made, weight
+
+
+def run(made, *, steps=1, first_step=0):
+    reports = []
+    done = fit(
+        made, first_step=first_step, observers=[reports.append], stopping=lambda: len(reports) >= steps
+    )
+    return done, reports
+
+
+def test_gradients_do_not_pile_up_from_step_to_step():
+    made, weight = loop()
+    run(made, steps=3)
+    torch.testing.assert_close(weight.detach(), torch.full((4,), -0.3))
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1), (3, 2)])
+def test_a_step_is_the_mean_over_its_samples_however_they_are_batched(batch_size, accumulation):
+    made, weight = loop(batch_size=batch_size, accumulation=accumulation)
+    _, reports = run(made)
+    torch.testing.assert_close(weight.detach(), torch.full((4,), -0.1))
+    assert reports[0].gradient_norm == pytest.approx(2.0)
+
+
+def test_a_large_gradient_is_clipped_to_the_norm_and_a_small_one_is_left_alone():
+    made, weight = loop(max_grad_norm=1.0)
+    _, reports = run(made)
+    assert reports[0].gradient_norm == pytest.approx(2.0)
+    assert weight.detach().norm().item() == pytest.approx(0.1, rel=1e-4)
+    made, weight = loop(max_grad_norm=5.0)
+    run(made)
+    assert weight.detach().norm().item() == pytest.approx(0.2, rel=1e-4)
+
+
+def test_the_rate_of_a_step_is_the_schedule_s_and_not_the_optimizer_s():
+    rates = [0.0, 0.5, 0.25]
+    made, weight = loop(rate=lambda step: rates[step])
+    _, reports = run(made, steps=3)
+    assert [report.learning_rate for report in reports] == rates
+    torch.testing.assert_close(weight.detach(), torch.full((4,), -0.75))
+
+
+def test_it_begins_where_it_is_told_and_stops_when_asked():
+    made, _ = loop()
+    done, reports = run(made, steps=2, first_step=3)
+    assert done == 5
+    assert [report.step for report in reports] == [4, 5]
+    assert [report.ends_epoch for report in reports] == [True, False]
+    assert fit(made, first_step=8, observers=[], stopping=lambda: False) == 8
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_never_reaches_a_weight(factor):
+    made, weight = loop(factor=factor, batch_size=2)
+    with pytest.raises(NotFiniteError) as caught:
+        run(made)
+    assert torch.equal(weight.detach(), torch.zeros(4))
+    assert caught.value.step == 1
+    assert len(caught.value.pictures) == 2
