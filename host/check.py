@@ -43,7 +43,6 @@ NOT_YET = {
     "fp8_base": "Keeping the transformer in 8 bit",
     "fp8_scaled": "Keeping the transformer in 8 bit",
     "fp8_t5": "Keeping T5 in 8 bit",
-    "clean_cache": "Deleting unused cache entries",
 }
 """Settings of the field that are known here and do not act yet."""
 
@@ -114,7 +113,7 @@ def check_data(config: Config, *, needed: list[str]) -> Data:
     found = Findings()
     data = _data(config, found, needed=needed)
     found.raise_if_any()
-    return replace(data, notes=(*config.notes, *data.notes, *check_device(config.settings.model)))
+    return replace(data, notes=(*check_device(config.settings.model), *config.notes, *data.notes))
 
 
 def check_job(config: Config, *, processes: Processes) -> Job:
@@ -137,7 +136,7 @@ def check_job(config: Config, *, processes: Processes) -> Job:
         datasets=data.datasets,
         items=data.items,
         prompts=data.prompts,
-        notes=(*data.notes, *found.notes),
+        notes=(*check_device(settings.model), *data.notes, *found.notes),
         plan=plan,
     )
 
@@ -189,7 +188,7 @@ def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
         datasets=datasets,
         items=scanned.items,
         prompts=prompts,
-        notes=(*check_device(settings.model), *files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
+        notes=(*files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
     )
 
 
