@@ -1,0 +1,258 @@
+"""Sound cache entries stay, every other one is named and made again; the pictures are only read."""
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import toml
+import torch
+import toy_architecture
+from jobs import TOY, run, train, write_job
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+AGAIN = ("--overwrite", "--max_train_steps", "1")
+
+
+@pytest.fixture
+def job(tmp_path, capsys):
+    """A job that has run once; its second picture can change without changing its length."""
+    path = write_job(tmp_path, max_train_steps=1)
+    picture = tmp_path / "pictures" / "picture_1.png"
+    Image.open(picture).save(picture, compress_level=0)
+    assert train(path) == 0
+    assert "5 pictures: 0 reused, 5 made" in capsys.readouterr().out
+    return path
+
+
+def entries(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / "cached").iterdir()}
+
+
+def changed(folder, before):
+    after = entries(folder)
+    assert after.keys() == before.keys()
+    return sorted(name for name in after if after[name] != before[name])
+
+
+def said_of(phase, capsys):
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{phase} ")]
+    return line.partition(": ")[2]
+
+
+def no_encoder(*_, **__):
+    raise AssertionError("an encoder was loaded")
+
+
+def test_a_second_run_reuses_everything_and_loads_no_encoder(tmp_path, job, capsys, monkeypatch):
+    before = entries(tmp_path)
+    idle = replace(toy_architecture.SPEC, load_autoencoder=no_encoder, load_text_encoders=no_encoder)
+    monkeypatch.setattr(toy_architecture, "SPEC", idle)
+    assert train(job, *AGAIN) == 0
+    said = capsys.readouterr().out
+    assert "5 pictures: 5 reused, 0 made\n" in said
+    assert "5 captions and prompts: 5 reused, 0 made\n" in said
+    assert changed(tmp_path, before) == []
+
+
+def test_a_pixel_changed_behind_the_same_size_and_time_is_noticed(tmp_path, job, capsys):
+    before, picture = entries(tmp_path), tmp_path / "pictures" / "picture_1.png"
+    facts = picture.stat()
+    image = Image.open(picture).convert("RGB")
+    image.putpixel((3, 3), (0, 0, 0))
+    image.save(picture, compress_level=0)
+    os.utime(picture, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert (picture.stat().st_size, picture.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+
+    assert train(job, *AGAIN) == 0
+    said = said_of("latents", capsys)
+    assert said == "4 reused, 0 made, 1 redone (the picture changed: picture_1)"
+    assert changed(tmp_path, before) == ["picture_1_0064x0064_toy.safetensors"]
+
+
+def test_a_changed_caption_is_encoded_anew_and_no_other(tmp_path, job, capsys):
+    before = entries(tmp_path)
+    (tmp_path / "pictures" / "picture_3.txt").write_text("a spot that was moved")
+    assert train(job, *AGAIN) == 0
+    said = said_of("text", capsys)
+    assert said == "4 reused, 0 made, 1 redone (the caption changed: picture_3)"
+    assert changed(tmp_path, before) == ["picture_3_toy_te.safetensors"]
+    with safe_open(tmp_path / "cached" / "picture_3_toy_te.safetensors", framework="pt") as file:
+        assert file.metadata()["caption1"] == "a spot that was moved"
+
+
+@pytest.mark.parametrize(("setting", "phase"), [("vae", "latents"), ("text_encoder", "text")])
+def test_another_encoder_makes_all_of_its_entries_anew(tmp_path, job, capsys, setting, phase):
+    before = entries(tmp_path)
+    weights = load_file(tmp_path / "models" / f"{setting}.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "other.safetensors")
+    assert train(job, *AGAIN, f"--{setting}", tmp_path / "other.safetensors") == 0
+    said = said_of(phase, capsys)
+    assert said.startswith("0 reused, 0 made, 5 redone (the encoder changed: picture_0, picture_1, picture_2")
+    assert said.endswith("and 2 more)")
+    tail = "_te.safetensors" if phase == "text" else "_toy.safetensors"
+    assert changed(tmp_path, before) == sorted(name for name in before if name.endswith(tail))
+
+
+def test_another_resolution_makes_all_latents_anew(tmp_path, job, capsys):
+    before = entries(tmp_path)
+    job.write_text(job.read_text().replace("resolution = 64", "resolution = 48"))
+    assert train(job, *AGAIN) == 0
+    assert said_of("latents", capsys).startswith("0 reused, 0 made, 5 redone (the settings changed: ")
+    assert len(changed(tmp_path, before)) == 5
+
+
+@pytest.mark.parametrize("keep", [-1, 100, 0])
+def test_a_cache_file_that_was_cut_off_is_made_again_with_a_notice(tmp_path, job, capsys, keep):
+    before = entries(tmp_path)
+    name = "picture_2_0096x0048_toy.safetensors"
+    path = tmp_path / "cached" / name
+    path.write_bytes(path.read_bytes()[:keep])
+    assert train(job, *AGAIN) == 0
+    said = said_of("latents", capsys)
+    assert said.startswith("4 reused, 0 made, 1 redone (unreadable (")
+    assert said.endswith(": picture_2)")
+    assert changed(tmp_path, before) == [name]
+    assert path.read_bytes() == before[name][1]
+
+
+def rename_architecture(path):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata={**metadata, "architecture": "other_model"})
+
+
+@pytest.mark.parametrize("name", ["picture_2_0096x0048_toy.safetensors", "picture_4_toy_te.safetensors"])
+def test_the_cache_of_another_architecture_is_refused_before_anything(tmp_path, job, refusal, name):
+    rename_architecture(tmp_path / "cached" / name)
+    for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
+        message = refusal(job, *AGAIN, program=program)
+        assert message.startswith(f"The cache in {tmp_path / 'cached'} was made for another architecture")
+        assert f"{name} (made for other_model)" in message
+        assert "cache_directory of its own" in message
+
+
+def pictures_of(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*")}
+
+
+def test_the_picture_folder_is_only_read(tmp_path, capsys, monkeypatch):
+    job = write_job(tmp_path, max_train_steps=1)
+    (tmp_path / "pictures" / "notes.psd").write_bytes(b"beside the pictures")
+    before = pictures_of(tmp_path / "pictures")
+    everything = set(tmp_path.rglob("*"))
+    for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
+        assert run(program, job, "--check") == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "CHECKED: nothing stands in the way"
+    assert set(tmp_path.rglob("*")) == everything
+
+    assert run("cache_latents", job) == 0
+    assert run("cache_text_encoder_outputs", job) == 0
+    assert train(job) == 0
+    monkeypatch.setattr(toy_architecture.Toy, "forward", no_encoder)
+    assert train(job, "--overwrite") == 1
+    assert train(job, "--network_dim", "0") == 2
+    assert pictures_of(tmp_path / "pictures") == before
+
+
+def test_the_cache_programs_work_from_the_training_file_and_training_reuses_all(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    assert run("cache_latents", job) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "FINISHED latents of 5 pictures: 0 reused, 5 made"
+    assert run("cache_text_encoder_outputs", job) == 0
+    last = "FINISHED text-encoder outputs of 5 captions: 0 reused, 5 made"
+    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert not (tmp_path / "out").exists()
+    trained_on_the_caches_of_before(tmp_path, job, capsys)
+
+
+def test_the_cache_programs_work_from_flags_alone_and_training_reuses_all(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    document, dataset = toml.loads(job.read_text()), tmp_path / "dataset.toml"
+    dataset.write_text(toml.dumps({name: document[name] for name in ("general", "datasets")}))
+    common = ["--architecture", TOY, "--dataset_config", dataset, "--device", "cpu"]
+    assert run("cache_latents", *common, "--vae", document["vae"]) == 0
+    encoder = ["--text_encoder", document["text_encoder"]]
+    assert run("cache_text_encoder_outputs", *common, *encoder) == 0
+    capsys.readouterr()
+    trained_on_the_caches_of_before(tmp_path, job, capsys)
+
+
+def trained_on_the_caches_of_before(folder, job, capsys):
+    before = entries(folder)
+    assert len(before) == 10
+    assert train(job) == 0
+    assert capsys.readouterr().out.count(": 5 reused, 0 made\n") == 2
+    assert changed(folder, before) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "reused"),
+    [
+        ("cache_latents", toy_architecture.ToyAutoencoder, "latents   5 pictures"),
+        ("cache_text_encoder_outputs", toy_architecture.ToyText, "text      5 captions and prompts"),
+        ("train", toy_architecture.ToyAutoencoder, "latents   5 pictures"),
+    ],
+)
+def test_a_stop_in_the_middle_of_caching_keeps_what_was_made(
+    tmp_path, capsys, monkeypatch, program, kind, reused
+):
+    job = write_job(tmp_path, max_train_steps=1)
+    encode, calls = kind.encode, []
+
+    def encode_and_interrupt(self, things):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return encode(self, things)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "encode", encode_and_interrupt)
+        assert run(program, job) == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "STOPPED by you while caching; what was cached stays"
+    kept = entries(tmp_path)
+    assert len(kept) == 3
+
+    assert run(program, job) == 0
+    assert f"{reused}: 3 reused, 2 made\n" in capsys.readouterr().out
+    assert {name: entries(tmp_path)[name] for name in kept} == kept
+
+
+def test_a_picture_that_encodes_to_no_numbers_is_named_and_not_cached(tmp_path, capsys, monkeypatch):
+    job = write_job(tmp_path)
+    encode = toy_architecture.ToyAutoencoder.encode
+    nan_at = torch.full((1, 4, 1, 1), float("nan"))
+
+    def encode_badly(self, pixels):
+        latents = encode(self, pixels)
+        return latents * nan_at if pixels.shape[-1] != pixels.shape[-2] else latents
+
+    monkeypatch.setattr(toy_architecture.ToyAutoencoder, "encode", encode_badly)
+    assert run("cache_latents", job) == 2
+    message = capsys.readouterr().out.partition("FAILED: ")[2]
+    assert 'The picture "picture_2" gave' in message
+    assert not (tmp_path / "cached" / "picture_2_0096x0048_toy.safetensors").exists()
+
+
+def test_entries_of_no_picture_are_named_and_only_deleted_when_asked(tmp_path, job, capsys):
+    for path in (tmp_path / "pictures").glob("picture_4.*"):
+        path.unlink()
+    others = [tmp_path / "cached" / name for name in ("picture_9_0064x0064_fd.safetensors", "notes.txt")]
+    for path in others:
+        path.write_bytes(b"not ours to delete")
+    before = entries(tmp_path)
+    assert train(job, *AGAIN) == 0
+    said = capsys.readouterr().out
+    assert "2 unused entries (0.0 MB): picture_4_0064x0064_toy.safetensors, picture_4_toy_te" in said
+    assert "--clean_cache deletes them" in said
+    assert entries(tmp_path) == before
+
+    assert train(job, *AGAIN, "--clean_cache") == 0
+    assert "2 unused entries deleted" in capsys.readouterr().out
+    assert before.keys() - entries(tmp_path).keys() == {
+        "picture_4_0064x0064_toy.safetensors",
+        "picture_4_toy_te.safetensors",
+    }
