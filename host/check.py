@@ -20,7 +20,7 @@ from dataset.images import fit_to_bucket
 from dataset.scan import Item, Scan, scan
 from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
-from host.fingerprints import file_fingerprint
+from host.fingerprints import fingerprint_of
 from host.headers import read_header
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
@@ -77,7 +77,7 @@ class Data:
     @property
     def base_hash(self) -> str:
         """Fingerprint of the transformer's file."""
-        return file_fingerprint(self.files.paths["dit"])
+        return fingerprint_of([self.files.paths["dit"]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

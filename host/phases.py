@@ -9,7 +9,7 @@ import torch
 from dataset.scan import Item
 from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts, tidy
 from host.config import Config
-from host.fingerprints import file_fingerprint, fingerprint_of
+from host.fingerprints import fingerprint_of
 from host.logs import Screen
 from host.model_files import ModelFiles
 from host.prepare import release_memory
@@ -34,7 +34,7 @@ class Encoding:
             encoder=Encoder(
                 architecture=self.config.architecture,
                 variant=self.files.variant,
-                fingerprint=file_fingerprint(path),
+                fingerprint=fingerprint_of([path]),
                 load=lambda: self.config.architecture.load_autoencoder(
                     path, device=self.device, disable_mmap=self._disable_mmap
                 ),

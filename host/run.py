@@ -39,8 +39,9 @@ def train(argv: Sequence[str]) -> str:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
         return _verify_again(job, screen)
-    conditioning = _prepare_caches(job, start, processes, screen, stopping)
+    conditioning = _prepare_caches(job, processes, screen, stopping)
     training = prepare_training(job, progress=progress, processes=processes, screen=screen, stopping=stopping)
+    _make_way(training, start)
     done = run_training(training, start, conditioning=conditioning)
     if done < job.plan.total_steps:
         return _stop(training, done)
@@ -125,15 +126,10 @@ def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
 
 
 def _prepare_caches(
-    job: Job, start: Start, processes: Processes, screen: Screen, stopping: StopRequest
+    job: Job, processes: Processes, screen: Screen, stopping: StopRequest
 ) -> Mapping[str, Mapping[str, Tensor]]:
-    """Make way for the results, cache what is missing, return the encoded sample prompts."""
-    output = job.settings.output
+    """Cache what is missing; return the encoded sample prompts."""
     if processes.is_main:
-        if start.kind is StartKind.BEGIN:
-            clear(output)
-        write_record(output, progress=_progress_of(job, processes), finished=False)
-        write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(job.config))
         encoding = Encoding(
             config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
         )
@@ -142,6 +138,17 @@ def _prepare_caches(
         encoding.tidy(job.items)
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
+
+
+def _make_way(training: Training, start: Start) -> None:
+    """Now that nothing can fail any more but training itself, let the new run take the name."""
+    output = training.job.settings.output
+    if training.processes.is_main:
+        if start.kind is StartKind.BEGIN:
+            clear(output)
+        write_record(output, progress=training.progress, finished=False)
+        write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(training.job.config))
+    training.processes.wait()
 
 
 def _prompt_entries(data: Data) -> list[TextEntry]:

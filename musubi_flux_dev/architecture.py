@@ -17,6 +17,7 @@ from host.architecture import (
     Part,
     Problem,
     ProblemsFound,
+    read_header,
     setting,
 )
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
@@ -60,6 +61,32 @@ def check_files(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> Sequenc
             find(given=paths.get(name), encoder=encoder)
         except ProblemsFound as found:
             problems.extend(found.problems)
+    return [*problems, *_misfits(paths, parts)]
+
+
+WIDTHS = {
+    "text_encoder": ("clip_pooled", "CLIP-L", ("embeddings.token_embedding.weight",)),
+    "text_encoder2": ("t5_hidden", "T5", ("shared.weight", "encoder.embed_tokens.weight")),
+}
+"""Setting -> what it gives the transformer, its name, and the tensor whose second axis is its width."""
+
+
+def _misfits(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> list[Problem]:
+    """Return the encoders whose width is not the one that the transformer takes."""
+    variant = parts["dit"].variant if "dit" in parts else None
+    problems: list[Problem] = []
+    for name, (given, encoder, tensors) in WIDTHS.items():
+        if variant is None or name not in parts:
+            continue
+        entries = read_header(paths[name]).tensors
+        width = next((entry.shape[1] for key, entry in entries.items() if key.endswith(tensors)), None)
+        wanted = variant.conditioning[given].shape[-1]
+        if width is not None and width != wanted:
+            what = f"{name} = '{paths[name]}' gives {encoder} vectors of width {width}; "
+            what += f"dit = '{paths['dit']}' takes {wanted}."
+            problems.append(
+                Problem(code="E17", what=what, remedy=f"Use the {encoder} file of this transformer.")
+            )
     return problems
 
 

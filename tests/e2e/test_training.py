@@ -138,6 +138,21 @@ def test_a_lora_without_effect_is_a_failed_run(tmp_path, capsys):
     assert not (tmp_path / "out" / "lora.safetensors").exists()
 
 
+def test_overwriting_removes_the_old_results_only_when_training_begins(tmp_path, monkeypatch, capsys):
+    job = write_job(tmp_path, max_train_steps=2)
+    assert train(job) == 0
+    kept = lora_bytes(tmp_path)
+    (tmp_path / "pictures" / "picture_0.txt").write_text("another caption")
+
+    def broken(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("toy_architecture.load", broken)
+    assert train(job, "--overwrite") == 4
+    assert "out of memory" in capsys.readouterr().out
+    assert lora_bytes(tmp_path) == kept
+
+
 def test_saving_is_tried_out_before_the_first_step(tmp_path, monkeypatch, capsys):
     job = write_job(tmp_path)
     monkeypatch.setattr(training, "run_training", lambda *_, **__: pytest.fail("a step was made"))
