@@ -47,7 +47,7 @@ def run(script, *words, cwd):
 def test_the_renamed_template_caches_and_trains_three_steps_and_the_host_stays_as_it_is(copy):
     before = hash_of_the_host()
     assert not any("template" in path.read_text() for path in copy.rglob("*.py"))
-    write = f"from pathlib import Path; from musubi_{NAME} import SPEC as S; print(S.code); S.tiny(Path('models'))"
+    write = f"from pathlib import Path; from musubi_{NAME} import SPEC as S; print(S.code); S.tiny(Path())"
     made = subprocess.run(
         [sys.executable, "-c", write],
         cwd=copy,
@@ -57,7 +57,7 @@ def test_the_renamed_template_caches_and_trains_three_steps_and_the_host_stays_a
         check=True,
     )
     assert made.stdout.strip() == NAME
-    files = {name: copy / "models" / f"{name}.safetensors" for name in ("dit", "vae", "text_encoder")}
+    files = {name: copy / f"{name}.safetensors" for name in ("dit", "vae", "text_encoder")}
     document = {
         **settings_of_files(files),
         "architecture": f"musubi_{NAME}:SPEC",
