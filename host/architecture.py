@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean, name_some
 from host.headers import Header, TensorEntry, read_header
 from host.setting import setting, setting_given, setting_is
+from networks.layouts import OtherLayout
 
 __all__ = [
     "API_VERSION",
@@ -73,6 +74,10 @@ class Variant:
     """Token count of the picture -> the factor ``exp(mu) >= 1`` that training noise is shifted by."""
     sampling_sigmas: Callable[[int, int], Tensor]
     """(token count, steps) -> steps + 1 falling noise levels from 1 to 0, float32."""
+    modelspec: Mapping[str, str] = field(default_factory=dict)
+    """``modelspec.*`` metadata of a LoRA trained on it, where it differs from the architecture's."""
+    note: str = ""
+    """What whoever trains on it should know, in one sentence, said at start; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,14 @@ class Part:
     """For a transformer."""
     refusal: Problem | None = None
     """Why this file cannot be trained on although it was recognised."""
+    contains: "Mapping[str, Part]" = field(default_factory=dict)
+    """Role -> part, for a file or a folder that holds several; empty for a single part."""
+    linears: Mapping[str, tuple[int, int]] | None = None
+    """Module path -> (out, in) of a transformer's linears; None where the file's keys are their names."""
+
+    def of(self, role: str) -> "Part":
+        """Return the part for ``role`` where this is or contains one, and otherwise the whole."""
+        return self.contains.get(role, self)
 
 
 @runtime_checkable
@@ -214,6 +227,8 @@ class AdapterLayout:
     """``ss_network_module`` of a saved LoRA: what kohya's trainers call such an adapter."""
     base_model_version: str = ""
     """``ss_base_model_version`` of a saved LoRA."""
+    diffusers: OtherLayout | None = None
+    """Every linear under diffusers' name; None when LoRAs are saved in kohya's keys only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dataset.buckets import Size, scale_to_cover
-from dataset.cache import judge
+from dataset.cache import content_hash, judge
 from dataset.config import DatasetConfig, parse_datasets
 from dataset.folders import counted
 from dataset.images import fit_to_bucket
@@ -21,7 +21,7 @@ from dataset.scan import Item, Scan, scan
 from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
-from host.headers import read_header
+from host.flow_matching import NoiseSettings
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
@@ -29,7 +29,6 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
-from host.saving import linears_in
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -67,17 +66,28 @@ class Data:
 
     @property
     def dataset_hash(self) -> str:
-        """Hash of what is trained on: names, captions, sizes, buckets, repeats."""
+        """Hash of what is trained on: pictures, captions, sizes, buckets, repeats, batch sizes."""
+        sizes = [dataset.batch_size for dataset in self.datasets]
         rows = [
-            [item.key, item.caption, *item.size, *item.bucket, item.repeats, item.dataset]
+            [
+                content_hash(item.image_path),
+                item.key,
+                item.caption,
+                *item.size,
+                *item.bucket,
+                item.repeats,
+                sizes[item.dataset],
+            ]
             for item in self.items
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
     @property
-    def base_hash(self) -> str:
-        """Fingerprint of the transformer's file."""
-        return fingerprint_of([self.files.paths["dit"]])
+    def file_hashes(self) -> dict[str, str]:
+        """Setting -> fingerprint of every model file, tokenizer and LoRA that the run begins from."""
+        found = {name: fingerprint_of(self.files.files_of(name)) for name in self.files.paths}
+        lora = self.settings.network.network_weights
+        return found if lora is None else {**found, "network_weights": fingerprint_of([lora])}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +131,7 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     settings = config.settings
     found = Findings()
     data = _data(config, found, needed=_all_model_files(config))
+    found.problems += _timesteps(settings.noise)
     found.problems += check_optimizer(settings.optimizer, device=processes.device)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
@@ -168,7 +179,7 @@ def check_device(model: ModelSettings) -> list[str]:
 
 def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
     settings, architecture = config.settings, config.architecture
-    found.problems += [*_not_yet(config), *_attention(settings.model)]
+    found.problems += [*not_yet(config), *_attention(settings.model)]
     files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
     found.problems += problems
     datasets = found.gather(lambda: _datasets(config), otherwise=())
@@ -225,7 +236,8 @@ def _all_model_files(config: Config) -> list[str]:
     return [*path_roles(ModelSettings), *path_roles(config.architecture.settings)]
 
 
-def _not_yet(config: Config) -> list[Problem]:
+def not_yet(config: Config) -> list[Problem]:
+    """Return the settings that are known here and do not act yet, where they are switched on."""
     values = resolved_values(config.settings)
     problems = []
     for name, words in NOT_YET.items():
@@ -236,6 +248,13 @@ def _not_yet(config: Config) -> list[Problem]:
         what = f"{name} = {as_toml(values[name])}: {words} is not offered yet."
         problems.append(Problem(what=what, remedy=f"Write:  {line}"))
     return problems
+
+
+def _timesteps(noise: NoiseSettings) -> list[Problem]:
+    if noise.min_timestep < noise.max_timestep:
+        return []
+    what = f"min_timestep = {noise.min_timestep} is not below max_timestep = {noise.max_timestep}."
+    return [Problem(what=what, remedy="Exchange the two numbers, or remove both lines.")]
 
 
 def _attention(model: ModelSettings) -> list[Problem]:
@@ -277,7 +296,7 @@ def _adapter(data: Data) -> list[Problem]:
     part, network = data.files.parts.get("dit"), data.settings.network
     if part is None or part.role != "transformer" or part.refusal is not None:
         return []
-    linears = linears_in(read_header(data.files.paths["dit"]), key_prefix=part.key_prefix)
+    linears = data.files.linears()
     layout = data.config.architecture.adapter_layout
     if network.network_weights is not None:
         return unfit_lora(network.network_weights, linears=linears, kohya_prefix=layout.kohya_prefix)

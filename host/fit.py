@@ -12,19 +12,23 @@ from dataset.batch import Batch
 from dataset.scan import Item
 from host.plan import StepPlan, TrainingPlan
 from host.processes import Processes
-from host.setting import setting, setting_is
+from host.setting import UsedWhen, setting, setting_is
+
+NO_EPOCHS = UsedWhen(
+    test=lambda resolved: resolved["max_train_epochs"] is None, says="max_train_epochs is not set"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
     """How long to train, and on what loss."""
 
-    max_train_steps: int = setting(2000, help="Length in optimizer steps.", minimum=1)
+    max_train_steps: int = setting(2000, help="Length in optimizer steps.", minimum=1, used_when=NO_EPOCHS)
     max_train_epochs: int | None = setting(
         None, help="Length in epochs; takes the place of max_train_steps.", minimum=1
     )
     gradient_accumulation_steps: int = setting(1, help="Batches per optimizer step.", minimum=1)
-    seed: int = setting(42, help="Seed of everything random.", minimum=0)
+    seed: int = setting(42, help="Seed of everything random.", minimum=0, maximum=2**63 - 1)
     loss_type: str = setting(
         "l2", help="l2 (mean squared error), huber or smooth_l1.", choices=("l2", "huber", "smooth_l1")
     )

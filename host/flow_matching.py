@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from host.setting import setting, setting_is
+from host.setting import setting, setting_given, setting_is
 
 TIMESTEP_SAMPLING = ("uniform", "sigmoid", "shift", "flux_shift", "logit_normal")
 WEIGHTING_SCHEMES = ("none", "uniform", "sigma_sqrt", "cosmap")
@@ -60,13 +60,17 @@ class NoiseSettings:
         None, help="Weigh samples by min((1 - sigma)^2, gamma sigma^2); 5 is usual.", above=0.0
     )
     guidance_scale: float = setting(
-        1.0, help="Distilled guidance given to the model in training; 1.0 is what plain regression means."
+        1.0,
+        help="Distilled guidance given to the model in training; 1.0 is what plain regression means.",
+        minimum=0.0,
     )
     ip_noise_gamma: float = setting(
         0.0, help="Input perturbation: extra noise in the noisy latents, not in the target.", minimum=0.0
     )
     ip_noise_gamma_random_strength: bool = setting(
-        False, help="Multiply ip_noise_gamma by a number drawn from 0 to 1 for each sample."
+        False,
+        help="Multiply ip_noise_gamma by a number drawn from 0 to 1 for each sample.",
+        used_when=setting_given("ip_noise_gamma"),
     )
     noise_offset: float = setting(
         0.0, help="Add to the noise one normal number per sample and channel, times this.", minimum=0.0

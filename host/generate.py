@@ -10,15 +10,16 @@ from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
+from host.check import not_yet
 from host.config import Config, load_config
-from host.errors import ConfigError, Problem
+from host.errors import ConfigError, Problem, StoppedByUser
 from host.logs import Screen
-from host.model_files import ModelFiles, find_model_files
+from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
 from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
-from host.sampling import Sampler, parameters_text, save_picture, texts_of, to_picture
+from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
 from host.setting import path_roles
 from host.stopping import StopRequest
 
@@ -71,7 +72,12 @@ def generate_image(argv: Sequence[str]) -> str:
     autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
     with torch.no_grad():
         pictures = {place: to_picture(autoencoder.decode(one)[0]) for place, one in latents.items()}
-    return _save(pictures, order, prompts, seed=config.settings.fit.seed)
+    if not pictures:
+        raise StoppedByUser("before the first picture was drawn")
+    closing = _save(pictures, order, prompts, seed=config.settings.fit.seed)
+    if stopping():
+        raise StoppedByUser(f"after {len(pictures)} pictures, which are in {order.save_path}")
+    return closing
 
 
 def _read_order(argv: Sequence[str]) -> tuple[Order, list[str]]:
@@ -113,6 +119,10 @@ def _files(config: Config, order: Order) -> ModelFiles:
     if order.lora_weight is not None and not order.lora_weight.is_file():
         what = f"lora_weight = '{order.lora_weight}' does not exist."
         problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
+    elif order.lora_weight is not None and not problems:
+        prefix = config.architecture.adapter_layout.kohya_prefix
+        problems += unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
+    problems += not_yet(config)
     if problems:
         raise ConfigError(problems)
     return files
@@ -121,7 +131,7 @@ def _files(config: Config, order: Order) -> ModelFiles:
 def _draw(
     sampler: Sampler, order: Order, config: Config, prompts: Sequence[SamplePrompt], *, screen: Screen
 ) -> dict[tuple[int, float], Tensor]:
-    """Return (prompt number, strength) -> latents."""
+    """Return (prompt number, strength) -> latents; those drawn so far when asked to stop."""
     adapter = None
     if order.lora_weight is not None:
         adapter = attach_lora_file(sampler.transformer, config.architecture, order.lora_weight)
@@ -131,8 +141,11 @@ def _draw(
         for strength in order.strengths:
             if adapter is not None:
                 adapter.set_strength(strength)
-            with screen.alive(f"drawing prompt {number} at strength {strength:g}"):
-                drawn[number, strength] = sampler.latents(prompt)
+            try:
+                with screen.alive(f"drawing prompt {number} at strength {strength:g}"):
+                    drawn[number, strength] = sampler.latents(prompt)
+            except SamplingStopped:
+                return drawn
     return drawn
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from host.atomic import write_text
 from host.errors import Problem
-from host.setting import setting, setting_given
+from host.setting import setting, setting_given, setting_is
 
 HEARTBEAT_SECONDS = 8.0
 """A sign of life comes at least every ten seconds."""
@@ -37,7 +37,10 @@ class LogSettings:
         used_when=setting_given("log_with"),
     )
     log_tracker_name: str | None = setting(
-        None, help="Project name for wandb.", in_metadata=False, used_when=setting_given("log_with")
+        None,
+        help="Project name for wandb.",
+        in_metadata=False,
+        used_when=setting_is("log_with", "wandb", "all"),
     )
 
 
@@ -81,6 +84,23 @@ class Screen:
                 spoke = time.monotonic()
                 self.say("", f"{done} of {len(things)} {what}")
             yield thing
+
+    @contextmanager
+    def refreshing(self, bar: "tqdm[NoReturn]") -> Iterator[None]:
+        """While the block runs, redraw ``bar`` every few seconds: its clock moves during a long step."""
+        finished = threading.Event()
+
+        def beat() -> None:
+            while not finished.wait(HEARTBEAT_SECONDS / 2):
+                bar.refresh()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
 
     def bar(self, *, total: int, done: int = 0, unit: str = "step") -> "tqdm[NoReturn]":
         """Return a progress bar; there is one at a time."""
@@ -162,10 +182,11 @@ class Tracker(Protocol):
 class TensorBoard:
     """Scalars for TensorBoard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # Points that a killed run wrote after its last state come again.
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Write scalars of a step."""
@@ -206,10 +227,12 @@ def check_trackers(settings: LogSettings) -> list[Problem]:
     ]
 
 
-def open_trackers(settings: LogSettings, *, output_dir: Path, name: str) -> list[Tracker]:
+def open_trackers(settings: LogSettings, *, output_dir: Path, name: str, first_step: int) -> list[Tracker]:
     """Return the trackers that ``log_with`` names."""
     makers: dict[str, Callable[[], Tracker]] = {
-        "tensorboard": lambda: TensorBoard((settings.logging_dir or output_dir / "logs") / name),
+        "tensorboard": lambda: TensorBoard(
+            (settings.logging_dir or output_dir / "logs") / name, first_step=first_step
+        ),
         "wandb": lambda: WeightsAndBiases(project=settings.log_tracker_name or "musubi-flux-dev", name=name),
     }
     return [makers[tracker]() for tracker in _chosen(settings)]

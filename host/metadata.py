@@ -24,6 +24,7 @@ def lora_metadata(job: Job, adapter: Adapter, *, steps: int, epoch: int, device_
         "ss_network_dim": _one_of({layer.rank for layer in adapter.layers.values()}),
         "ss_network_alpha": _one_of({layer.alpha for layer in adapter.layers.values()}),
         **layout.modelspec,
+        **job.files.variant.modelspec,
         **_modelspec(job),
     }
     if job.settings.network.network_args:

@@ -10,6 +10,7 @@ from host.architecture import Architecture, Header, Part, Variant
 from host.errors import Problem, ProblemsFound, name_some
 from host.headers import read_header
 from host.prepare import ModelSettings
+from host.saving import linears_in
 from host.setting import path_roles
 from networks.files import ALPHA, DOWN, UP
 from networks.keys import kohya_name
@@ -22,7 +23,6 @@ NOT_SAFETENSORS = {
     ".ckpt": PICKLED,
     ".bin": PICKLED,
 }
-WEB_PAGES = (b"<!doctype html", b"<html")
 
 OTHER_HOMES = {"lora": "network_weights"}
 """Role of a file that is none of the model's -> the setting that takes it."""
@@ -38,10 +38,26 @@ class ModelFiles:
     """What each model file is; tokenizers are not among them."""
     variant: Variant
     notes: tuple[str, ...]
+    headers: Mapping[str, Header]
+    """What each model file says of itself."""
 
     def of(self, names: Sequence[str]) -> dict[str, Path]:
         """Return the given paths among ``names``."""
         return {name: self.paths[name] for name in names if name in self.paths}
+
+    def files_of(self, name: str) -> list[Path]:
+        """Return every file that is read for the setting ``name``, in a fixed order."""
+        if name not in self.headers:
+            return [self.paths[name]]
+        prefix, tensors = self.parts[name].key_prefix, self.headers[name].tensors
+        return sorted({entry.path for key, entry in tensors.items() if key.startswith(prefix)})
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Return module path -> (out, in) of every linear of the transformer."""
+        part = self.parts["dit"]
+        if part.linears is not None:
+            return dict(part.linears)
+        return linears_in(self.headers["dit"], key_prefix=part.key_prefix)
 
 
 def find_model_files(
@@ -65,9 +81,12 @@ def find_model_files(
             if header is not None:
                 headers[name] = header
     parts = {
-        name: part for name, header in headers.items() if (part := architecture.identify(header)) is not None
+        name: part.of(roles[name])
+        for name, header in headers.items()
+        if (part := architecture.identify(header)) is not None
     }
     paths, parts, notes = _put_right(paths, parts, roles)
+    found_at = {header.path: header for header in headers.values()}
     sound: dict[str, Part] = {}
     for name in headers:
         found = _misplaced(name, paths[name], parts.get(name), roles)
@@ -80,7 +99,11 @@ def find_model_files(
     )
     variant = parts["dit"].variant if "dit" in parts else None
     files = ModelFiles(
-        paths=paths, parts=parts, variant=variant or architecture.default_variant, notes=tuple(notes)
+        paths=paths,
+        parts=parts,
+        variant=variant or architecture.default_variant,
+        notes=(*notes, *([variant.note] if variant is not None and variant.note else [])),
+        headers={name: found_at[paths[name]] for name in parts},
     )
     return files, problems
 
@@ -107,7 +130,7 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
         )
         there = f"In that folder: {', '.join(near[:5])}." if near else f"Correct the line  {name} = ..."
         return None, [Problem(code="E15", what=f"{name} = '{path}' does not exist.", remedy=there)]
-    if path.suffix.lower() in NOT_SAFETENSORS:
+    if path.suffix.lower() in NOT_SAFETENSORS and path.is_file():
         return None, [
             Problem(
                 code="E16",
@@ -115,35 +138,13 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
                 remedy="Use the .safetensors file of the same weights (bf16, fp16 or fp32).",
             )
         ]
-    if path.is_dir():
-        return None, [
-            Problem(
-                code="E16",
-                what=f"{name} = '{path}' is a folder.",
-                remedy="Name the single .safetensors file; folders of shards are not read yet.",
-            )
-        ]
     try:
         return read_header(path), []
     except ProblemsFound as found:
-        return None, _failed_download(name, path) or [_in_setting(name, p) for p in found.problems]
+        return None, [_in_setting(name, problem) for problem in found.problems]
     except OSError as error:
         what = f"{name} = '{path}' cannot be read: {error.strerror}."
         return None, [Problem(code="E16", what=what, remedy="Let your user read the file, or copy it.")]
-
-
-def _failed_download(name: str, path: Path) -> list[Problem]:
-    """Return what is wrong with a file that a failed download left behind; nothing for any other."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    if not start:
-        what, remedy = "has 0 bytes", "The download or copy was cut off. Fetch the file again."
-    elif start.lstrip().lower().startswith(WEB_PAGES):
-        what = "is a web page, not a model file"
-        remedy = "The site wanted a login or a consent. Log in there and fetch the file again."
-    else:
-        return []
-    return [Problem(code="E16", what=f"{name} = '{path}' {what}.", remedy=remedy)]
 
 
 def _in_setting(name: str, problem: Problem) -> Problem:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ class ProgressObserver:
             f"left {clock(left)}, {speed:.2f} s/step, loss {self.average():.4f}", refresh=False
         )
         self._bar.update(1)
+
+    def refreshing(self) -> AbstractContextManager[None]:
+        """Return a block in which the bar's clock moves also while a step takes long."""
+        return self.screen.refreshing(self._bar)
 
     def average(self) -> float:
         """Return the mean loss of the last hundred steps."""

@@ -260,8 +260,13 @@ def _check_construction(
     optimizer_class: type[torch.optim.Optimizer], settings: OptimizerSettings
 ) -> list[Problem]:
     """Let the optimizer itself judge its arguments, on one small parameter."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
     try:
-        _construct(optimizer_class, [nn.Parameter(torch.zeros(2, 2))], settings)
+        made = _construct(optimizer_class, [parameter], settings)
+        if optimizer_class.__module__.startswith("torch."):
+            # Other packages' optimizers may only step on a GPU.
+            parameter.grad = torch.ones(2, 2)
+            made.step()
     except CONSTRUCTION_ERRORS as error:
         what = f"{optimizer_class.__name__} refuses optimizer_args = {settings.optimizer_args}: {error}."
         return [Problem(what=what, remedy="Correct or remove the argument.")]

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.setting import setting, setting_given
+from host.setting import UsedWhen, setting, setting_given, setting_is
+
+SAVES_ON_THE_WAY = UsedWhen(
+    test=lambda resolved: bool(resolved["save_every_n_steps"] or resolved["save_every_n_epochs"]),
+    says="save_every_n_steps or save_every_n_epochs is set",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +23,15 @@ class OutputSettings:
     save_precision: str = setting(
         "bf16", help="Type of the saved LoRA.", choices=("bf16", "fp16", "fp32", "float")
     )
+    save_format: str = setting(
+        "kohya",
+        help="Keys of the saved LoRA; both saves a second file, its name followed by -diffusers.",
+        choices=("kohya", "diffusers", "both"),
+    )
     save_every_n_steps: int | None = setting(None, help="Save the LoRA every so many steps.", minimum=1)
     save_every_n_epochs: int | None = setting(None, help="Save the LoRA every so many epochs.", minimum=1)
     save_last_n: int | None = setting(
-        None, help="Keep only so many of the LoRAs saved on the way.", minimum=1
+        None, help="Keep only so many of the LoRAs saved on the way.", minimum=1, used_when=SAVES_ON_THE_WAY
     )
     save_state: bool = setting(
         False, help="With every save, also save what exact resuming needs.", in_metadata=False
@@ -38,7 +48,9 @@ class OutputSettings:
     )
     resume: str | None = setting(None, help="A state folder, or latest.", in_metadata=False)
     no_metadata: bool = setting(False, help="Keep the settings out of the LoRA's header.", in_metadata=False)
-    training_comment: str | None = setting(None, help="A remark for the LoRA's header.")
+    training_comment: str | None = setting(
+        None, help="A remark for the LoRA's header.", used_when=setting_is("no_metadata", False)
+    )
     metadata_title: str | None = setting(None, help="modelspec.title; output_name unless given.")
     metadata_author: str | None = setting(None, help="modelspec.author.")
     metadata_description: str | None = setting(None, help="modelspec.description.")

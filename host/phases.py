@@ -34,7 +34,7 @@ class Encoding:
             encoder=Encoder(
                 architecture=self.config.architecture,
                 variant=self.files.variant,
-                fingerprint=fingerprint_of([path]),
+                fingerprint=fingerprint_of(self.files.files_of("vae")),
                 load=lambda: self.config.architecture.load_autoencoder(
                     path, device=self.device, disable_mmap=self._disable_mmap
                 ),
@@ -54,7 +54,9 @@ class Encoding:
             encoder=Encoder(
                 architecture=self.config.architecture,
                 variant=self.files.variant,
-                fingerprint=fingerprint_of(path for _, path in sorted(paths.items())),
+                fingerprint=fingerprint_of(
+                    file for name in sorted(paths) for file in self.files.files_of(name)
+                ),
                 load=lambda: self.config.architecture.load_text_encoders(
                     paths,
                     device=self.device,

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ def join_processes(device: str) -> Processes:
         return Processes(device=torch.device(wanted))
     from accelerate import PartialState
 
-    state = PartialState(cpu=wanted == "cpu")
+    # Main caches, samples and saves alone while the others wait: longer than any default allows.
+    state = PartialState(cpu=wanted == "cpu", timeout=timedelta(days=2))
     here = torch.device(wanted) if state.device is None else state.device
     return Processes(rank=state.process_index, world=state.num_processes, device=here)

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from dataset.cache import content_hash
 from host.atomic import remove_all, write_json
-from host.errors import ConfigError
+from host.errors import ConfigError, Problem
 from host.outputs import OutputSettings
-from host.saving import intermediate_loras
+from host.saving import all_loras
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
 
 
@@ -44,24 +45,31 @@ def final_path(output: OutputSettings) -> Path:
 
 
 def write_record(output: OutputSettings, *, progress: Progress, finished: bool) -> None:
-    """Write what is being run and whether it came to its end."""
-    document = {"finished": finished, "run": asdict(replace(progress, step=0)), "steps": progress.step}
+    """Write what is being run and, of a finished run, what its LoRA's bytes are."""
+    document = {
+        "finished": finished,
+        "run": asdict(replace(progress, step=0)),
+        "steps": progress.step,
+        "sha256": content_hash(final_path(output)) if finished else None,
+    }
     write_json(record_path(output), document)
 
 
-def decide_start(output: OutputSettings, *, now: Progress) -> Start:
+def is_as_it_was_finished(output: OutputSettings) -> bool:
+    """Whether the finished LoRA still has the bytes that the run gave it."""
+    record = _read_record(output) or {}
+    return record.get("sha256") == content_hash(final_path(output))
+
+
+def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> Start:
     """Return how to start; raises ``ConfigError`` when that would lose or mix up results."""
     _refuse_place(output)
     if output.resume is not None:
-        return _resume(output, now=now)
+        return _resume(output, now=now, total_steps=total_steps)
     if output.overwrite:
         return Start(kind=StartKind.BEGIN)
     record = _read_record(output)
-    there = [
-        path
-        for path in [final_path(output), *intermediate_loras(output.output_dir, output.output_name)]
-        if path.exists()
-    ]
+    there = all_loras(output.output_dir, output.output_name)
     if record is None and not there:
         return Start(kind=StartKind.BEGIN)
     same = record is not None and record["run"] == json.loads(json.dumps(asdict(replace(now, step=0))))
@@ -81,9 +89,8 @@ def clear(output: OutputSettings) -> None:
     name, folder = output.output_name, output.output_dir
     remove_all(
         [
-            *intermediate_loras(folder, name),
+            *all_loras(folder, name),
             *find_states(folder, name),
-            final_path(output),
             folder / f"{name}.jsonl",
             record_path(output),
         ]
@@ -92,9 +99,10 @@ def clear(output: OutputSettings) -> None:
 
 def _refuse_place(output: OutputSettings) -> None:
     name, folder = output.output_name, output.output_dir
-    if Path(name).name != name:
+    if Path(name).name != name or not name.strip("."):
         what = f'output_name = "{name}" is no plain file name.'
-        remedy = f'Write  output_name = "{Path(name).name}"  and put folders into output_dir.'
+        plain = Path(name).name.strip(".") or "lora"
+        remedy = f'Write  output_name = "{plain}"  and put folders into output_dir.'
         raise ConfigError.of(what, remedy)
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if not there.is_dir():
@@ -102,7 +110,7 @@ def _refuse_place(output: OutputSettings) -> None:
         raise ConfigError.of(what, "Correct output_dir, or move that file.")
 
 
-def _resume(output: OutputSettings, *, now: Progress) -> Start:
+def _resume(output: OutputSettings, *, now: Progress, total_steps: int) -> Start:
     notes: list[str] = []
     if output.resume == "latest":
         state, broken = latest_state(output.output_dir, output.output_name)
@@ -116,7 +124,13 @@ def _resume(output: OutputSettings, *, now: Progress) -> Start:
     else:
         state = Path(str(output.resume)).expanduser()
         _refuse_wrong_state(output, state)
-    problems, applied = compare(read_progress(state), now=now)
+    saved = read_progress(state)
+    problems, applied = compare(saved, now=now)
+    if saved.step > total_steps:
+        what = f"{state} is of step {saved.step}, and the run is to end at step {total_steps}."
+        problems.append(
+            Problem(code="E23", what=what, remedy="Resume from an earlier state, or train longer.")
+        )
     if problems:
         raise ConfigError(problems)
     return Start(kind=StartKind.RESUME, state=state, notes=(*notes, *applied))
@@ -145,11 +159,11 @@ def _refuse_wrong_state(output: OutputSettings, state: Path) -> None:
 def _read_record(output: OutputSettings) -> dict | None:
     try:
         record = json.loads(record_path(output).read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("finished", "run", "steps")}
+        return {name: record[name] for name in ("finished", "run", "steps", "sha256")}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
-        return {"finished": False, "run": None, "steps": 0}
+        return {"finished": False, "run": None, "steps": 0, "sha256": None}
 
 
 def _unfinished(output: OutputSettings, state: Path) -> ConfigError:

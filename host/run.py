@@ -9,17 +9,24 @@ from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
-from host.errors import StoppedByUser
-from host.headers import read_header
+from host.errors import FailedRunError, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
 from host.plan import bucket_table
 from host.processes import Processes, join_processes
-from host.results import Start, StartKind, clear, decide_start, final_path, write_record
+from host.results import (
+    Start,
+    StartKind,
+    clear,
+    decide_start,
+    final_path,
+    is_as_it_was_finished,
+    write_record,
+)
 from host.sampling import texts_of
-from host.saving import linears_in, verify_finished
+from host.saving import verify_finished
 from host.setting import path_roles
-from host.states import Progress
+from host.states import Progress, read_progress, set_aside_after
 from host.stopping import StopRequest
 from host.training import Training, prepare_training, prune_states, run_training, save_training_state
 
@@ -31,9 +38,10 @@ def train(argv: Sequence[str]) -> str:
     processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
-    job = check_job(config, processes=processes)
+    with screen.alive("looking at files and pictures"):
+        job = check_job(config, processes=processes)
     progress = _progress_of(job, processes)
-    start = decide_start(config.settings.output, now=progress)
+    start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
     _tell(job, start, processes, screen)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
@@ -99,7 +107,7 @@ def _progress_of(job: Job, processes: Processes) -> Progress:
         step=0,
         settings=metadata_values(job.config),
         dataset=job.dataset_hash,
-        base=job.base_hash,
+        files=job.file_hashes,
         processes=processes.world,
     )
 
@@ -146,6 +154,10 @@ def _make_way(training: Training, start: Start) -> None:
     if training.processes.is_main:
         if start.kind is StartKind.BEGIN:
             clear(output)
+        elif start.state is not None:
+            step = read_progress(start.state).step
+            for path in set_aside_after(output.output_dir, output.output_name, step=step):
+                training.screen.say("resume", f"{path.name} is of a later step; renamed to *.superseded")
         write_record(output, progress=training.progress, finished=False)
         write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(training.job.config))
     training.processes.wait()
@@ -192,9 +204,16 @@ def _finish(training: Training) -> str:
 def _verify_again(job: Job, screen: Screen) -> str:
     """The run is finished already: look at its file once more."""
     path = final_path(job.settings.output)
-    linears = linears_in(read_header(job.files.paths["dit"]), key_prefix=job.files.parts["dit"].key_prefix)
+    if not is_as_it_was_finished(job.settings.output):
+        raise FailedRunError.of(
+            f"{path} is not the file any more that this run saved: its bytes changed.",
+            "Put back a copy, or train it again with  --overwrite",
+        )
     found = verify_finished(
-        path, linears=linears, kohya_prefix=job.config.architecture.adapter_layout.kohya_prefix
+        path,
+        linears=job.files.linears(),
+        kohya_prefix=job.config.architecture.adapter_layout.kohya_prefix,
+        diffusers=job.config.architecture.adapter_layout.diffusers,
     )
     screen.say(
         "verify",

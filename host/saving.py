@@ -6,13 +6,20 @@ from pathlib import Path
 
 import torch
 
-from host.errors import FailedRunError
-from host.headers import Header
+from host.errors import ConfigError, FailedRunError, name_some
+from host.headers import Header, read_header
 from host.outputs import OutputSettings
+from networks.dialects import read_foreign_lora
+from networks.diffusers_files import verify_diffusers_lora, write_diffusers_lora
 from networks.files import read_lora, write_lora
 from networks.keys import kohya_table
+from networks.layouts import NameTable, OtherLayout
 from networks.lora import Adapter
 from networks.verify import LoraRefusedError, Verification, verify_lora
+
+KOHYA, DIFFUSERS = "kohya", "diffusers"
+SECOND = "-diffusers"
+"""What follows the name of the second file when a LoRA is saved in both layouts."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float": torch.float32}
 
@@ -28,6 +35,23 @@ class LoraSaver:
     kohya_prefix: str
     metadata: Callable[[int, int], Mapping[str, str]]
     """(steps done, epoch) -> the header of the file."""
+    diffusers: OtherLayout | None = None
+    """The names that diffusers has for the linears; None where it has none."""
+
+    def __post_init__(self) -> None:
+        """Refuse a layout that this architecture cannot be saved in, or a name that another run has."""
+        wanted = self.output.save_format
+        if wanted != KOHYA and self.diffusers is None:
+            raise ConfigError.of(
+                f'save_format = "{wanted}": this architecture has no table of the names that diffusers '
+                "gives its linears.",
+                'Write  save_format = "kohya".',
+            )
+        if wanted == "both" and _is_of_another_run(second_file(self.final_path())):
+            raise ConfigError.of(
+                f'save_format = "both" would replace {second_file(self.final_path())} of another run.',
+                f"Choose another name:   --output_name {self.output.output_name}-2",
+            )
 
     def final_path(self) -> Path:
         """Where the finished LoRA goes."""
@@ -42,35 +66,59 @@ class LoraSaver:
         return self.output.output_dir / f"{self.output.output_name}-{epoch:06d}.safetensors"
 
     def save(self, path: Path, *, step: int, epoch: int, must_change: bool = True) -> Verification:
-        """Write the LoRA, verify it, put it in place; a file that fails is never put in place."""
+        """Write the LoRA in every layout that is asked for, verify each file, put it in place.
+
+        A file that fails is never put in place.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = self.metadata(step, epoch)
+        files = {path: self.output.save_format}
+        if self.output.save_format == "both":
+            files = {path: KOHYA, second_file(path): DIFFUSERS}
         found: list[Verification] = []
-
-        def check(partial: Path) -> None:
-            found.append(self.verify(partial, must_change=must_change))
-
-        try:
-            write_lora(
-                path,
-                self.adapter.factors(),
-                prefix=self.kohya_prefix,
-                dtype=DTYPES[self.output.save_precision],
-                metadata=self.metadata(step, epoch),
-                verify=check,
-            )
-        except ValueError as error:
-            raise self._refused(path, error) from error
+        for file, layout in files.items():
+            try:
+                if layout == KOHYA:
+                    found.append(self._save_kohya(file, metadata, must_change=must_change))
+                else:
+                    found.append(self._save_diffusers(file, metadata, must_change=must_change))
+            except ValueError as error:
+                raise self._refused(file, error) from error
         return found[0]
 
-    def verify(self, path: Path, *, must_change: bool = True) -> Verification:
-        """Open ``path`` anew and hold it against the base and the live adapter."""
-        return verify_lora(
-            path,
-            linears=self.linears,
-            live=self.adapter.factors(),
-            prefix=self.kohya_prefix,
-            must_change=must_change,
-        )
+    def _save_kohya(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
+        live, found = self.adapter.factors(), list[Verification]()
+
+        def check(partial: Path) -> None:
+            found.append(
+                verify_lora(
+                    partial,
+                    linears=self.linears,
+                    live=live,
+                    prefix=self.kohya_prefix,
+                    must_change=must_change,
+                )
+            )
+
+        write_lora(path, live, prefix=self.kohya_prefix, dtype=self._dtype(), metadata=metadata, verify=check)
+        return found[0]
+
+    def _save_diffusers(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
+        layout, live, found = self.diffusers, self.adapter.factors(), list[Verification]()
+        assert layout is not None
+
+        def check(partial: Path) -> None:
+            found.append(
+                verify_diffusers_lora(
+                    partial, layout=layout, live=live, kohya_prefix=self.kohya_prefix, must_change=must_change
+                )
+            )
+
+        write_diffusers_lora(path, live, layout=layout, dtype=self._dtype(), metadata=metadata, verify=check)
+        return found[0]
+
+    def _dtype(self) -> torch.dtype:
+        return DTYPES[self.output.save_precision]
 
     def try_out(self) -> None:
         """Save and verify the untrained adapter, then remove the file: saving works here."""
@@ -79,6 +127,7 @@ class LoraSaver:
             self.save(path, step=0, epoch=0, must_change=False)
         finally:
             path.unlink(missing_ok=True)
+            second_file(path).unlink(missing_ok=True)
 
     def prune(self) -> list[Path]:
         """Remove all but the newest LoRAs saved on the way; the final one always stays."""
@@ -87,6 +136,7 @@ class LoraSaver:
         surplus = self.intermediates()[: -self.output.save_last_n]
         for path in surplus:
             path.unlink()
+            second_file(path).unlink(missing_ok=True)
         return surplus
 
     def intermediates(self) -> list[Path]:
@@ -101,13 +151,40 @@ class LoraSaver:
         )
 
 
-def verify_finished(path: Path, *, linears: Mapping[str, tuple[int, int]], kohya_prefix: str) -> Verification:
-    """Hold a finished LoRA against the base alone: keys, shapes, finite, not without effect."""
+def verify_finished(
+    path: Path,
+    *,
+    linears: Mapping[str, tuple[int, int]],
+    kohya_prefix: str,
+    diffusers: OtherLayout | None = None,
+) -> Verification:
+    """Hold a finished LoRA, in whatever layout, against the base alone: keys, shapes, finite, not idle."""
+    second = second_file(path)
     try:
+        if diffusers is not None and second.exists() and not _is_of_another_run(second):
+            _verify_diffusers(second, linears=linears, kohya_prefix=kohya_prefix, layout=diffusers)
+        if diffusers is not None and not _has_kohya_keys(path, kohya_prefix):
+            return _verify_diffusers(path, linears=linears, kohya_prefix=kohya_prefix, layout=diffusers)
         saved = read_lora(path, table=kohya_table(linears, prefix=kohya_prefix))
         return verify_lora(path, linears=linears, live=saved, prefix=kohya_prefix, must_change=True)
     except ValueError as error:
         raise FailedRunError.of(str(error), "Train it again with  --overwrite") from error
+
+
+def _has_kohya_keys(path: Path, kohya_prefix: str) -> bool:
+    return any(key.startswith(kohya_prefix) for key in read_header(path).tensors)
+
+
+def _verify_diffusers(
+    path: Path, *, linears: Mapping[str, tuple[int, int]], kohya_prefix: str, layout: OtherLayout
+) -> Verification:
+    saved = read_foreign_lora(path, names=NameTable(layout), kohya_prefix=kohya_prefix).factors
+    wrong = [
+        name for name, pair in saved.items() if linears.get(name) != (pair.up.shape[0], pair.down.shape[1])
+    ]
+    if wrong:
+        raise LoraRefusedError(f"{path}: modules that fit no linear of the base ({name_some(wrong)})")
+    return verify_diffusers_lora(path, layout=layout, live=saved, kohya_prefix=kohya_prefix, must_change=True)
 
 
 def linears_in(header: Header, *, key_prefix: str) -> dict[str, tuple[int, int]]:
@@ -119,11 +196,31 @@ def linears_in(header: Header, *, key_prefix: str) -> dict[str, tuple[int, int]]
     }
 
 
+def second_file(path: Path) -> Path:
+    """Return where the file in the other layout goes when the first one is ``path``."""
+    return path.with_name(f"{path.stem}{SECOND}{path.suffix}")
+
+
+def all_loras(output_dir: Path, name: str) -> list[Path]:
+    """Return every LoRA that runs called ``name`` saved, the finished one first, in all layouts."""
+    final = output_dir / f"{name}.safetensors"
+    first = [final, *intermediate_loras(output_dir, name)]
+    second = [path for path in map(second_file, first) if not _is_of_another_run(path)]
+    return [path for path in [*first, *second] if path.exists()]
+
+
+def _is_of_another_run(path: Path) -> bool:
+    """Whether a run that is really called ``cat-diffusers`` lies where the second file of ``cat`` goes."""
+    return path.with_suffix(".run.json").exists()
+
+
 def intermediate_loras(output_dir: Path, name: str) -> list[Path]:
-    """Return ``name``'s step and epoch files, the oldest first."""
+    """Return ``name``'s step and epoch files, the oldest first; without the second files."""
     found: list[Path] = []
     for path in output_dir.glob("*.safetensors"):
         rest = path.stem.removeprefix(f"{name}-") if path.stem.startswith(f"{name}-") else ""
-        if (rest.startswith("step") and rest[4:].isdigit()) or (len(rest) == 6 and rest.isdigit()):
+        on_the_way = (rest.startswith("step") and rest[4:].isdigit()) or (len(rest) == 6 and rest.isdigit())
+        # A run may be called cat-240101: its LoRA is not one of the run called cat.
+        if on_the_way and not _is_of_another_run(path):
             found.append(path)
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))

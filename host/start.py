@@ -58,39 +58,63 @@ def _is_ours(error):
 def _run(program, argv):
     import torch
 
-    from host import generate, run
+    from host import convert, generate, run
     from host.errors import MusubiError, ProblemsFound, StoppedByUser
 
-    say = print if os.environ.get("RANK", "0") == "0" else _nothing
+    rank = os.environ.get("RANK", "0")
+    say = print if rank == "0" else _nothing
+    fail = print if rank == "0" else _Prefixed("[process " + rank + "] ")
     try:
         programs = {
             "train": run.train,
             "cache_latents": run.cache_latents_only,
             "cache_text_encoder_outputs": run.cache_text_encoder_outputs_only,
             "generate_image": generate.generate_image,
+            "convert_lora": convert.convert_lora,
         }
         say(programs[program](argv))
     except StoppedByUser as stopped:
         say("STOPPED by you " + str(stopped))
         return stopped.exit_code
-    except MusubiError as error:
-        say("FAILED: " + str(error))
-        return error.exit_code
-    except ProblemsFound as error:
-        say("FAILED: " + str(error))
-        return 2
+    except (MusubiError, ProblemsFound) as error:
+        # Bad input is found by every process alike; what only one met, it tells itself.
+        code = getattr(error, "exit_code", 2)
+        (say if code == 2 else fail)("FAILED: " + str(error))
+        return code
     except (MemoryError, torch.OutOfMemoryError) as error:
-        say("FAILED: E22 out of memory: " + (str(error) or "main memory").splitlines()[0])
-        say("    Choose a smaller resolution or batch_size, and gradient_checkpointing = true.")
+        fail("FAILED: E22 out of memory: " + (str(error) or "main memory").splitlines()[0])
+        fail("    Choose a smaller resolution or batch_size, and gradient_checkpointing = true.")
         return 4
-    except Exception:
-        traceback.print_exc()
-        print("FAILED: an error nobody foresaw; the lines above tell where")
-        return 1
+    except OSError as error:
+        fail("FAILED: E22 the disk or a folder: " + str(error))
+        fail("    Free space, or choose an output_dir and cache_directory that can be written to.")
+        return 4
+    except Exception as error:
+        return _unforeseen(error, fail)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
+
+
+def _unforeseen(error, fail):
+    if "can't allocate memory" in str(error):
+        fail("FAILED: E22 out of main memory: " + str(error).splitlines()[0])
+        fail("    Choose a smaller network_dim, resolution or batch_size.")
+        return 4
+    traceback.print_exception(error)
+    fail("FAILED: an error nobody foresaw; the lines above tell where")
+    return 1
+
+
+class _Prefixed:
+    """Prints lines with the number of the process that says them."""
+
+    def __init__(self, prefix):
+        self.prefix = prefix
+
+    def __call__(self, line):
+        print(self.prefix + line)
 
 
 def _nothing(_line):

@@ -6,6 +6,7 @@ no random state in it: randomness is a function of the step (see ``host.randomne
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ FIXED = (
     "network_dropout",
     "mixed_precision",
     "optimizer_type",
+    "optimizer_args",
     "gradient_accumulation_steps",
 )
 """Settings that a resumed run may not change: it would not be the same run. Others are applied."""
@@ -50,9 +52,9 @@ class Progress:
     settings: dict[str, str]
     """Those that make numbers, as text."""
     dataset: str
-    """Hash of the pictures, captions and buckets."""
-    base: str
-    """Fingerprint of the transformer's file."""
+    """Hash of the pictures, captions, buckets, repeats and batch sizes."""
+    files: dict[str, str]
+    """Setting -> fingerprint of every model file, tokenizer and LoRA that the run begins from."""
     processes: int
     format: str = FORMAT
 
@@ -122,6 +124,16 @@ def read_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / PROGRESS).read_text(encoding="utf-8")))
 
 
+def set_aside_after(output_dir: Path, name: str, *, step: int) -> list[Path]:
+    """Rename the states of later steps, so that a run resumed before them is not confused with them."""
+    later = [path for path in find_states(output_dir, name) if _step_of(path) > step]
+    for path in later:
+        aside = path.with_name(f"{path.name}.superseded")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    return later
+
+
 def find_states(output_dir: Path, name: str) -> list[Path]:
     """Return the run's state folders, oldest step first; whole or not."""
     found = [path for path in output_dir.glob("*-state") if _belongs(path, name)]
@@ -155,10 +167,11 @@ def compare(progress: Progress, *, now: Progress) -> tuple[list[Problem], list[s
         if name in FIXED
     ]
     others = {
-        "dataset": (progress.dataset, now.dataset, "The pictures, captions or buckets"),
-        "base": (progress.base, now.base, "The transformer's file"),
+        "dataset": (progress.dataset, now.dataset, "The pictures, captions, buckets or batch sizes"),
         "processes": (progress.processes, now.processes, "The number of processes"),
     }
+    for name in sorted({*progress.files, *now.files}):
+        others[name] = (progress.files.get(name), now.files.get(name), f"The file of {name}")
     problems += [
         Problem(
             code="E23",
@@ -175,8 +188,12 @@ def compare(progress: Progress, *, now: Progress) -> tuple[list[Problem], list[s
 
 
 def _belongs(path: Path, name: str) -> bool:
-    rest = path.name.removeprefix(name).removesuffix("-state")
-    return path.is_dir() and path.name.startswith(name) and (not rest or _is_step(rest))
+    if not path.is_dir() or not path.name.startswith(name):
+        return False
+    run = path.name.removesuffix("-state")
+    rest = run.removeprefix(name)
+    # A run may be called cat-step00000010: its final state is not one of the run called cat.
+    return not rest or (_is_step(rest) and not path.with_name(f"{run}.run.json").exists())
 
 
 def _is_step(text: str) -> bool:

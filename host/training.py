@@ -75,6 +75,7 @@ def prepare_training(
         adapter=adapter,
         linears=linears,
         kohya_prefix=architecture.adapter_layout.kohya_prefix,
+        diffusers=architecture.adapter_layout.diffusers,
         metadata=lambda steps, epoch: lora_metadata(
             job, adapter, steps=steps, epoch=epoch, device_type=processes.device.type
         ),
@@ -114,7 +115,10 @@ def run_training(
         observers.append(sample)
     began = time.monotonic()
     try:
-        done = fit(_loop(training), first_step=first_step, observers=observers, stopping=training.stopping)
+        with watch.refreshing():
+            done = fit(
+                _loop(training), first_step=first_step, observers=observers, stopping=training.stopping
+            )
     except NotFiniteError as error:
         raise _went_wrong(training, error) from error
     finally:
@@ -197,17 +201,28 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         else None
     )
     trackers = (
-        open_trackers(job.settings.log, output_dir=output.output_dir, name=output.output_name)
+        open_trackers(
+            job.settings.log,
+            output_dir=output.output_dir,
+            name=output.output_name,
+            first_step=first_step,
+        )
         if is_main
         else []
     )
 
     def due_after(step: int) -> list[tuple[str, int]]:
-        due = {"save": output.save_every_n_steps}
+        sample, epoch, total = job.settings.sample, job.plan.steps_per_epoch, job.plan.total_steps
+        due = [("save", output.save_every_n_steps, 1), ("save", output.save_every_n_epochs, epoch)]
         if sampling:
-            due["sample"] = job.settings.sample.sample_every_n_steps
-        total = job.plan.total_steps
-        return [(kind, total // every - step // every) for kind, every in due.items() if every]
+            due += [
+                ("sample", sample.sample_every_n_steps, 1),
+                ("sample", sample.sample_every_n_epochs, epoch),
+            ]
+        left = [
+            (kind, total // (every * unit) - step // (every * unit)) for kind, every, unit in due if every
+        ]
+        return [*left, ("save", 1), ("sample", 1)]
 
     return ProgressObserver(
         screen=training.screen,

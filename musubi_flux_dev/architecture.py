@@ -22,6 +22,7 @@ from host.architecture import (
 )
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.identify import identify, variant_of
+from musubi_flux_dev.lora_layout import DIFFUSERS
 from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
 from musubi_flux_dev.text_encoders import load_text_encoders
 from musubi_flux_dev.tiny import tiny
@@ -166,6 +167,7 @@ FLUX_DEV = Architecture(
         },
         network_module="networks.lora_flux",
         base_model_version="flux1",
+        diffusers=DIFFUSERS,
     ),
     tiny=tiny,
 )

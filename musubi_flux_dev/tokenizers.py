@@ -108,7 +108,8 @@ def _folders(wanted: Wanted, encoder: Path) -> Iterator[Path]:
 
 
 def _beside(encoder: Path) -> list[Path]:
-    folder = encoder.absolute().parent
+    place = encoder.absolute()
+    folder = place if place.is_dir() else place.parent
     return [folder, *(base / name for base in (folder, folder.parent) for name in SUBFOLDERS)]
 
 

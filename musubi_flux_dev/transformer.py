@@ -112,8 +112,8 @@ def _count_blocks(header: Header, start: str) -> int:
 def _no_sizes(header: Header, names: list[str]) -> Problem:
     return Problem(
         code="E16",
-        what=f"{header.path} looks like a FLUX.1 transformer, but these tensors, which tell its size, "
-        f"are missing or of another form: {name_some(names)}.",
+        what=f"{header.path} is a FLUX.1 transformer, but the tensors that tell its size are missing or of "
+        f"another form: {name_some(names)}.",
         remedy="Use the published flux1-dev.safetensors, or fetch the file again.",
     )
 

@@ -49,7 +49,19 @@ def write_lora(
         verify: Called with the complete file under its temporary name. Whatever it raises leaves
             ``path`` as it was.
     """
-    tensors = _tensors_of(factors, prefix=prefix, dtype=dtype)
+    write_tensors(path, _tensors_of(factors, prefix=prefix, dtype=dtype), metadata=metadata, verify=verify)
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, str],
+    verify: Callable[[Path], object] | None = None,
+) -> None:
+    """Write tensors of any layout as ``write_lora`` does: whole, compared, or not at all."""
+    tensors = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    _refuse_infinite(tensors)
     full_metadata = {**metadata, **_hashes(tensors, metadata)}
     content = _serialise(tensors, full_metadata)
     temporary = path.with_name(f".{path.name}.partial")
@@ -67,11 +79,16 @@ def write_lora(
     _sync_folder(path.parent)
 
 
-def _tensors_of(factors: Mapping[str, Factors], *, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def check_saving(factors: Mapping[str, Factors], *, dtype: torch.dtype) -> None:
+    """Refuse what makes no LoRA file in any layout."""
     if not factors:
         raise ValueError("a LoRA file needs at least one module, got none")
     if dtype not in SAVE_TYPES:
         raise ValueError(f"a LoRA is saved as {', '.join(map(str, SAVE_TYPES))}; got {dtype}")
+
+
+def _tensors_of(factors: Mapping[str, Factors], *, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    check_saving(factors, dtype=dtype)
     kohya_table(factors, prefix=prefix)
     tensors: dict[str, Tensor] = {}
     for path, pair in factors.items():
@@ -79,13 +96,17 @@ def _tensors_of(factors: Mapping[str, Factors], *, prefix: str, dtype: torch.dty
         # An alpha of an integer type makes diffusers refuse the file.
         parts = {DOWN: pair.down, UP: pair.up, ALPHA: torch.tensor(pair.alpha, dtype=dtype)}
         for part, tensor in parts.items():
-            tensors[f"{name}.{part}"] = tensor.detach().to("cpu", dtype).contiguous()
+            tensors[f"{name}.{part}"] = tensor.detach().to("cpu", dtype)
+    return tensors
+
+
+def _refuse_infinite(tensors: Mapping[str, Tensor]) -> None:
     broken = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
+        dtype = tensors[broken[0]].dtype
         raise ValueError(
             f"not saved: tensors hold values that are not finite in {dtype} ({name_some(broken)})"
         )
-    return tensors
 
 
 def _hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -137,6 +137,16 @@ def change_norm(factors: Factors) -> float:
     return abs(factors.scale) * math.sqrt(float(square))
 
 
+def change_distance(one: Factors, other: Factors) -> float:
+    """Return the Frobenius norm of the difference of two changes, whatever their ranks.
+
+    In float64 it is good to about 1e-8 of the larger change: squares of near equal terms cancel.
+    """
+    down = torch.cat([pair.down.detach().cpu().double() for pair in (one, other)])
+    ups = (one.up.detach().cpu().double() * one.scale, other.up.detach().cpu().double() * -other.scale)
+    return change_norm(Factors(down=down, up=torch.cat(ups, dim=1), alpha=float(down.shape[0])))
+
+
 def _relative_error(saved: Factors, live: Factors) -> float:
     norm = change_norm(live)
     if norm == 0:

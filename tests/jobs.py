@@ -51,6 +51,8 @@ def write_job(folder, *, architecture=TOY, pictures=None, resolution=64, batch_s
         "general": {"resolution": resolution, "enable_bucket": True, "batch_size": batch_size},
         "datasets": [{"image_directory": str(pictures), "cache_directory": str(folder / "cached")}],
     }
+    if "max_train_epochs" in settings:
+        del document["max_train_steps"]
     path = folder / "job.toml"
     path.write_text(toml.dumps(document))
     return path

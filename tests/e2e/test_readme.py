@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,22 +22,29 @@ COMMANDS.sort(key=lambda command: command.startswith("accelerate"))
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder whose toml/flux_dev.toml names tiny files."""
+    """A folder with my_lora.toml: the shipped file with paths, sizes and lengths changed.
+
+    And with the lines that say "refused today" set to what the file says to write instead.
+    """
     folder = tmp_path_factory.mktemp("checkout")
-    files = find_architecture("fd").tiny(folder / "models")
-    document = {
-        **settings_of_files(files),
-        "device": "cpu",
-        "output_name": "my_lora",
-        "max_train_steps": 4,
-        "save_every_n_steps": 2,
-        "save_state": True,
-        "network_dim": 4,
-        "general": {"resolution": 64},
-        "datasets": [{"image_directory": str(draw_pictures(folder / "pictures"))}],
-    }
-    (folder / "toml").mkdir()
-    (folder / "toml" / "flux_dev.toml").write_text(toml.dumps(document))
+    text = (ROOT / "toml" / "flux_dev.toml").read_text()
+    text, refused = re.subn(r"= (\w+)( +# refused today; write (\w+))", r"= \3\2", text)
+    assert refused == 4
+    document = tomllib.loads(text)
+    for name, path in settings_of_files(find_architecture("fd").tiny(folder / "models")).items():
+        document["models"][name] = path
+    document["datasets"][0]["image_directory"] = str(draw_pictures(folder / "pictures"))
+    document["general"]["resolution"] = 64
+    document["training"]["max_train_steps"] = 4
+    document["scheduler"]["lr_warmup_steps"] = 1
+    document["output"]["save_every_n_steps"] = 2
+    prompts = (ROOT / "toml" / "prompts_portrait.txt").read_text()
+    (folder / "prompts.txt").write_text(
+        re.sub(r"--w \d+ --h \d+(.*) --s \d+", r"--w 64 --h 64\1 --s 2", prompts)
+    )
+    document["samples"]["sample_prompts"] = str(folder / "prompts.txt")
+    document["device"] = "cpu"
+    (folder / "my_lora.toml").write_text(toml.dumps(document))
     return folder
 
 

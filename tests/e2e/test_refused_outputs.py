@@ -73,7 +73,7 @@ def test_resuming_from_the_wrong_thing_is_refused_with_the_right_one(tmp_path, r
     assert message.count("E23 ") == 3
     assert "begun with network_dim = 4; the configuration now says 8" in message
     assert "Set seed = 42 to go on" in message
-    assert "The transformer's file changed" in message
+    assert "The file of dit changed" in message
 
     (state / "optimizer.pt").write_bytes(b"half")
     assert f"resume = '{state}' is not a whole saved state" in refusal(job, "--resume", state)

@@ -1,5 +1,6 @@
 """Whole runs on the toy: lengths, processes, saves, samples, and runs that go wrong."""
 
+import errno
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ import pytest
 import torch
 from jobs import ROOT, TESTS, TOY, draw_pictures, lora_bytes, losses, run, state_bytes, train, write_job
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from host import training
 from host.sampling import Sampler
@@ -65,11 +66,86 @@ def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_pa
         torch.testing.assert_close(after[name].float(), before[name].float(), rtol=0.01, atol=1e-4)
 
 
-def test_more_or_fewer_processes_are_seen_when_resuming(tmp_path):
-    from host.states import read_progress
+CHANGES = {
+    "another batch size": lambda folder, job: job.write_text(
+        job.read_text().replace("batch_size = 2", "batch_size = 3")
+    ),
+    "another picture": lambda folder, job: Image.new("RGB", (64, 64), "red").save(
+        folder / "pictures" / "picture_0.png"
+    ),
+    "another caption": lambda folder, job: (folder / "pictures" / "picture_0.txt").write_text("changed"),
+    "another autoencoder": lambda folder, job: change_weight(folder / "models" / "vae.safetensors"),
+    "another text encoder": lambda folder, job: change_weight(folder / "models" / "text_encoder.safetensors"),
+    "other optimizer arguments": lambda folder, job: job.write_text(
+        'optimizer_args = ["eps=1e-6"]\n' + job.read_text()
+    ),
+}
 
-    assert train(write_job(tmp_path, save_state_on_train_end=True)) == 0
-    assert read_progress(tmp_path / "out" / "lora-state").processes == 1
+
+def change_weight(path):
+    tensors = load_file(path)
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, path)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_changes_a_number_makes_it_another_run(tmp_path, capsys, change):
+    job = write_job(tmp_path, save_state_on_train_end=True)
+    assert train(job) == 0
+    change(tmp_path, job)
+    capsys.readouterr()
+    assert train(job) == 2
+    assert "from a run with other settings or pictures" in capsys.readouterr().out
+    assert train(job, "--resume", "latest") == 2
+    assert "E23" in capsys.readouterr().out
+
+
+def test_resuming_with_fewer_steps_than_were_done_is_refused_and_with_more_goes_on(tmp_path, capsys):
+    job = write_job(tmp_path, save_state_on_train_end=True, max_train_steps=4)
+    assert train(job) == 0
+    kept = lora_bytes(tmp_path)
+    assert train(job, "--resume", "latest", "--max_train_steps", 2) == 2
+    assert "is of step 4, and the run is to end at step 2" in capsys.readouterr().out
+    assert lora_bytes(tmp_path) == kept
+    assert train(job, "--resume", "latest", "--max_train_steps", 7) == 0
+    assert len(losses(tmp_path)) == 7
+    assert train(write_job(tmp_path / "whole", max_train_steps=7)) == 0
+    assert losses(tmp_path / "whole") == losses(tmp_path)
+
+
+def test_going_on_from_an_older_state_leaves_the_other_branch_behind(tmp_path, capsys):
+    job = write_job(tmp_path, save_state=True, save_every_n_steps=2, max_train_steps=6)
+    assert train(job) == 0
+    older = tmp_path / "out" / "lora-step00000002-state"
+    assert train(job, "--resume", older, "--learning_rate", 0.002) == 0
+    assert "lora-step00000004-state is of a later step" in capsys.readouterr().out
+    assert {entry[1] for entry in losses(tmp_path)[2:]} == {0.002}
+    assert {entry[1] for entry in losses(tmp_path)[:2]} == {0.01}
+
+
+def test_a_changed_byte_of_a_finished_lora_is_noticed_when_running_again(tmp_path, capsys):
+    job = write_job(tmp_path)
+    assert train(job) == 0
+    path = tmp_path / "out" / "lora.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert train(job) == 5
+    assert "its bytes changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--min_timestep", 800, "--max_timestep", 200], "is not below max_timestep"),
+        (["--ip_noise_gamma_random_strength"], "ip_noise_gamma"),
+        (["--max_train_epochs", 1], "max_train_steps"),
+        (["--save_last_n", 3], "save_every_n_steps"),
+        (["--guidance_scale", -3], "guidance_scale"),
+        (["--seed", 2**70], "seed"),
+        (["--optimizer_type", "torch.optim.SparseAdam"], "SparseAdam"),
+    ],
+)
+def test_values_without_effect_or_sense_are_refused(tmp_path, capsys, words, says):
+    assert train(write_job(tmp_path), *words) == 2
+    assert says in capsys.readouterr().out
 
 
 def test_saves_come_at_steps_and_epochs_and_only_the_last_n_stay(tmp_path):
@@ -158,10 +234,10 @@ def test_saving_is_tried_out_before_the_first_step(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(training, "run_training", lambda *_, **__: pytest.fail("a step was made"))
 
     def full(*_, **__):
-        raise ValueError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("host.saving.write_lora", full)
-    assert train(job) == 5
+    assert train(job) == 4
     assert "No space left on device" in capsys.readouterr().out
 
 

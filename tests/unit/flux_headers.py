@@ -17,7 +17,14 @@ def header_of(shapes, *, dtype="BF16", dtypes=None, prefix="", metadata=None, na
     for key, shape in shapes.items():
         kind = (dtypes or {}).get(key, dtype)
         size = math.prod(shape) * BYTES[kind]
-        tensors[prefix + key] = TensorEntry(dtype=kind, shape=tuple(shape), start=start, end=start + size)
+        tensors[prefix + key] = TensorEntry(
+            dtype=kind,
+            shape=tuple(shape),
+            path=Path(name),
+            key=prefix + key,
+            start=start,
+            end=start + size,
+        )
         start += size
     return Header(path=Path(name), tensors=tensors, metadata=metadata or {})
 
@@ -26,6 +33,10 @@ def shapes_of(build):
     with torch.device("meta"):
         module = build()
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def with_bias(module, *shape):
+    return {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
 
 
 def joined(*headers):
@@ -39,16 +50,22 @@ AUTOENCODER = shapes_of(lambda: FluxAutoencoder(AutoencoderParams()))
 CLIP = {
     "embeddings.token_embedding.weight": (49408, 768),
     "embeddings.position_embedding.weight": (77, 768),
-    "encoder.layers.0.self_attn.q_proj.weight": (768, 768),
-    "encoder.layers.0.mlp.fc1.weight": (3072, 768),
-    "final_layer_norm.weight": (768,),
+    **with_bias("encoder.layers.0.mlp.fc1", 3072, 768),
+    **with_bias("encoder.layers.0.mlp.fc2", 768, 3072),
+    **with_bias("final_layer_norm", 768),
 }
+for module in ("layer_norm1", "layer_norm2"):
+    CLIP |= with_bias(f"encoder.layers.0.{module}", 768)
+for module in ("q_proj", "k_proj", "v_proj", "out_proj"):
+    CLIP |= with_bias(f"encoder.layers.0.self_attn.{module}", 768, 768)
+
 T5_BODY = {
-    "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64),
-    "encoder.block.0.layer.0.layer_norm.weight": (4096,),
-    "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": (10240, 4096),
-    "encoder.block.1.layer.0.SelfAttention.q.weight": (4096, 4096),
     "encoder.final_layer_norm.weight": (4096,),
 }
+for block in ("encoder.block.0.layer", "encoder.block.1.layer"):
+    T5_BODY |= {f"{block}.0.SelfAttention.{name}.weight": (4096, 4096) for name in "qkvo"}
+    T5_BODY |= {f"{block}.{number}.layer_norm.weight": (4096,) for number in (0, 1)}
+    T5_BODY |= {f"{block}.1.DenseReluDense.{name}.weight": (10240, 4096) for name in ("wi_0", "wi_1")}
+    T5_BODY |= {f"{block}.1.DenseReluDense.wo.weight": (4096, 10240)}
 T5 = T5_BODY | {"shared.weight": (32128, 4096)}

@@ -160,8 +160,8 @@ def test_with_the_flags_that_it_names_the_real_configuration_passes_every_check(
     (flags,) = re.findall(r"train\.py toml/flux_dev\.toml (--blocks_to_swap.*)", text)
     config = load_config([*with_tiny_files, *flags.split()], prog="train.py")
     assert problems_of(config) == []
-    now = Progress(step=0, settings={}, dataset="", base="", processes=1)
-    assert decide_start(config.settings.output, now=now).kind is StartKind.BEGIN
+    now = Progress(step=0, settings={}, dataset="", files={}, processes=1)
+    assert decide_start(config.settings.output, now=now, total_steps=9).kind is StartKind.BEGIN
 
 
 def test_the_real_configuration_has_the_founding_values():

@@ -90,17 +90,42 @@ def test_transformers_that_take_a_control_image_are_refused_by_name(channels, ki
     assert part.variant is None
 
 
+def scaled(shapes, scale_name, *, shape=()):
+    """Return a header in which every linear is in 8 bit with a scale, and its types."""
+    linears = [key for key, size in shapes.items() if key.endswith(".weight") and len(size) == 2]
+    scales = {f"{key.removesuffix('weight')}{scale_name}": shape for key in linears}
+    dtypes = dict.fromkeys(linears, "F8_E4M3") | dict.fromkeys(scales, "F32")
+    return header_of(shapes | scales, dtypes=dtypes)
+
+
 @pytest.mark.parametrize(
     ("header", "storage"),
     [
         (header_of(DEV, dtype="F8_E4M3"), "fp8"),
         (header_of(DEV, dtype="F8_E5M2"), "fp8"),
-        (header_of(DEV, dtypes={"single_blocks.0.linear1.weight": "F8_E4M3"}), "fp8"),
-        (header_of(DEV | {"scaled_fp8": (0,)}, dtype="F8_E4M3"), "scaled fp8"),
-        (header_of(DEV | {"single_blocks.0.linear1.scale_weight": ()}, dtype="F8_E4M3"), "scaled fp8"),
-        (header_of(DEV | {"single_blocks.0.linear1.weight_scale": ()}, dtype="F8_E4M3"), "scaled fp8"),
-        (header_of(DEV, dtype="F8_E4M3", metadata={"_quantization_metadata": "{}"}), "scaled fp8"),
+        (header_of(DEV, dtypes={"single_blocks.0.linear1.weight": "F8_E4M3"}), "bf16"),
+        (header_of(DEV | {"scaled_fp8": (0,)}, dtype="F8_E4M3"), "fp8"),
+        (scaled(DEV, "scale_weight"), "scaled fp8"),
+        (scaled(DEV, "weight_scale", shape=(1,)), "scaled fp8"),
+        (scaled(DEV | {"single_blocks.0.linear1.scale_input": ()}, "scale_weight"), "scaled fp8"),
+        (scaled(DEV | {"single_blocks.0.linear1.comfy_quant": (30,)}, "weight_scale"), "scaled fp8"),
+    ],
+)
+def test_transformers_in_8_bit_are_read_and_said_to_be(header, storage):
+    part = known(header)
+    assert part.description == f"a FLUX.1 transformer (dev, {storage}, 19 + 38 blocks)"
+    assert part.refusal is None
+
+
+BLOCK_SCALES = {"single_blocks.0.linear1.weight_scale": (21504, 96)}
+ONE_LINEAR = "single_blocks.0.linear1.weight"
+
+
+@pytest.mark.parametrize(
+    ("header", "storage"),
+    [
         (header_of(DEV | {"single_blocks.0.linear1.weight_scale_2": ()}, dtype="U8"), "NVFP4"),
+        (header_of(DEV | BLOCK_SCALES, dtypes={ONE_LINEAR: "F8_E4M3"}), "MXFP8"),
         (
             header_of(
                 DEV | {"img_in.weight.absmax": (9,), "img_in.weight": (98304, 1)},
@@ -109,22 +134,44 @@ def test_transformers_that_take_a_control_image_are_refused_by_name(channels, ki
             "bitsandbytes 4-bit",
         ),
         (header_of(DEV, dtype="I8"), "int8"),
+        (
+            header_of(
+                DEV, metadata={"_quantization_metadata": '{"layers": {"img_in": {"format": "nvfp4"}}}'}
+            ),
+            "nvfp4",
+        ),
+        (
+            header_of(
+                {"transformer_blocks.0.qkv_proj.qweight": (9, 9), "a.wscales": (9,), "a.lora_down": (9,)}
+            ),
+            "SVDQuant int4",
+        ),
     ],
 )
-def test_quantised_transformers_are_refused_by_the_name_of_their_storage(header, storage):
+def test_forms_that_are_not_read_are_refused_by_name(header, storage):
     part = refused(header)
     assert part.role == "transformer"
-    assert f"stored as {storage}, which is not read yet" in str(part.refusal)
+    assert f"stored as {storage}" in str(part.refusal)
+    assert "which is not read" in str(part.refusal)
+    assert "in bf16, fp16, fp32 or fp8" in str(part.refusal)
+
+
+def test_an_8_bit_weight_without_its_scale_among_others_that_have_one_is_refused():
+    scales = {"single_blocks.0.linear1.scale_weight": ()}
+    part = refused(header_of(DEV | scales, dtype="F8_E4M3", dtypes=dict.fromkeys(scales, "F32")))
+    assert "in 8 bit have no scale, and others have: " in str(part.refusal)
+    assert "and 774 more" in str(part.refusal)
 
 
 @pytest.mark.parametrize(
     "key",
     ["single_transformer_blocks.3.proj_mlp.weight", "transformer_blocks.4.attn.norm_added_q.weight"],
 )
-def test_the_diffusers_layout_is_recognised_even_in_one_of_its_pieces_and_refused(key):
+def test_one_piece_of_the_diffusers_layout_is_recognised_and_refused(key):
     part = refused(header_of({key: (12, 12)}))
     assert part.role == "transformer"
     assert "diffusers layout" in part.description
+    assert "lacks tensors that tell its size: x_embedder.weight" in str(part.refusal)
 
 
 def test_a_transformer_without_the_tensors_that_tell_its_size_is_refused():
@@ -144,7 +191,7 @@ def test_the_autoencoder_is_recognised(prefix):
     assert part.description == "a FLUX.1 autoencoder (fp32, 16 channels)"
 
 
-def test_an_autoencoder_in_the_diffusers_layout_is_refused():
+def test_a_piece_of_an_autoencoder_in_the_diffusers_layout_is_refused():
     shapes = {
         "decoder.conv_in.weight": (512, 16, 3, 3),
         "decoder.up_blocks.0.resnets.0.conv1.weight": (512, 512, 3, 3),
@@ -235,16 +282,29 @@ def test_a_lora_of_any_dialect_is_a_lora_and_not_the_model_it_belongs_to(key):
     assert part.description == "a LoRA (bf16)"
 
 
-def test_an_all_in_one_file_is_named_with_its_parts_and_refused():
+def test_an_all_in_one_file_has_a_part_for_every_role():
     header = joined(
         header_of(DEV, prefix=ALL_IN_ONE),
-        header_of(AUTOENCODER, prefix="vae."),
+        header_of(AUTOENCODER, prefix="vae.", dtype="F32"),
         header_of(CLIP, prefix="text_encoders.clip_l.transformer.text_model."),
         header_of(T5, prefix="text_encoders.t5xxl.transformer."),
+        header_of({"text_encoders.t5xxl.logit_scale": (), "text_encoders.clip_l.logit_scale": ()}),
     )
-    part = refused(header)
+    part = known(header)
     assert part.role == "all_in_one"
-    assert "autoencoder, CLIP-L, T5" in part.description
+    assert "a FLUX.1 transformer together with a FLUX.1 autoencoder, a CLIP-L" in part.description
+    prefixes = {role: own.key_prefix for role, own in part.contains.items()}
+    assert prefixes == {
+        "transformer": ALL_IN_ONE,
+        "autoencoder": "vae.",
+        "clip_l": "text_encoders.clip_l.transformer.text_model.",
+        "t5": "text_encoders.t5xxl.transformer.",
+    }
+    assert {own.refusal for own in part.contains.values()} == {None}
+    assert part.of("autoencoder").precision == "fp32"
+    assert part.of("toy") is part
+    stray = joined(header, header_of({"stray": (3,)}))
+    assert "belong to no part of the model: stray" in str(known(stray).of("t5").refusal)
 
 
 @pytest.mark.parametrize(

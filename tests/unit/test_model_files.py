@@ -165,9 +165,9 @@ def test_a_header_that_was_cut_off_is_no_traceback(files, tmp_path):
         assert "is not a safetensors file" in find(files, dit=path)[1][0]
 
 
-def test_a_folder_is_refused(files, tmp_path):
+def test_a_folder_without_a_model_is_refused(files, tmp_path):
     _, (problem,) = find(files, dit=tmp_path)
-    assert problem.startswith(f"E16 dit = '{tmp_path}' is a folder.")
+    assert problem.startswith(f"E16 dit cannot be used: {tmp_path} is a folder. It holds no .safetensors")
     assert "Name the single .safetensors file" in problem
 
 

@@ -8,7 +8,14 @@ import torch
 from host import atomic
 from host.errors import ConfigError
 from host.outputs import OutputSettings
-from host.results import StartKind, clear, decide_start, final_path, write_record
+from host.results import (
+    StartKind,
+    clear,
+    decide_start,
+    final_path,
+    is_as_it_was_finished,
+    write_record,
+)
 from host.states import (
     Progress,
     compare,
@@ -16,11 +23,14 @@ from host.states import (
     is_complete,
     latest_state,
     read_state,
+    set_aside_after,
     state_path,
     write_state,
 )
 
-NOW = Progress(step=0, settings={"seed": "42", "learning_rate": "0.0001"}, dataset="d", base="b", processes=1)
+NOW = Progress(
+    step=0, settings={"seed": "42", "learning_rate": "0.0001"}, dataset="d", files={"dit": "b"}, processes=1
+)
 
 
 def save(folder, step, *, name="cat", settings=None):
@@ -90,46 +100,46 @@ def test_a_changed_seed_makes_resuming_impossible_and_a_changed_rate_is_applied(
     assert notes == ["learning_rate: 0.1 -> 0.0001 from here on"]
 
 
-@pytest.mark.parametrize("field", ["dataset", "base", "processes"])
-def test_other_pictures_another_base_or_more_processes_make_resuming_impossible(field):
-    problems, _ = compare(replace(NOW, **{field: 2 if field == "processes" else "other"}), now=NOW)
+@pytest.mark.parametrize("change", [{"dataset": "other"}, {"files": {"dit": "x"}}, {"processes": 2}])
+def test_other_pictures_other_files_or_more_processes_make_resuming_impossible(change):
+    problems, _ = compare(replace(NOW, **change), now=NOW)
     assert len(problems) == 1
     assert "changed since the state was saved" in problems[0].what
 
 
 def test_an_empty_folder_begins(tmp_path):
-    assert decide_start(output(tmp_path), now=NOW).kind is StartKind.BEGIN
+    assert decide_start(output(tmp_path), now=NOW, total_steps=99).kind is StartKind.BEGIN
 
 
 def test_a_finished_run_with_the_same_settings_is_only_verified(tmp_path):
-    write_record(output(tmp_path), progress=NOW, finished=True)
     final_path(output(tmp_path)).write_bytes(b"lora")
-    assert decide_start(output(tmp_path), now=NOW).kind is StartKind.FINISHED
+    write_record(output(tmp_path), progress=NOW, finished=True)
+    assert decide_start(output(tmp_path), now=NOW, total_steps=99).kind is StartKind.FINISHED
 
 
 def test_a_finished_run_with_other_settings_is_refused_with_a_free_name(tmp_path):
-    write_record(output(tmp_path), progress=NOW, finished=True)
     final_path(output(tmp_path)).write_bytes(b"lora")
+    write_record(output(tmp_path), progress=NOW, finished=True)
     (tmp_path / "cat-2.safetensors").write_bytes(b"another")
     with pytest.raises(ConfigError, match="--output_name cat-3") as caught:
-        decide_start(output(tmp_path), now=replace(NOW, settings={"seed": "1"}))
+        decide_start(output(tmp_path), now=replace(NOW, settings={"seed": "1"}), total_steps=99)
     assert "--overwrite" in str(caught.value)
-    assert decide_start(output(tmp_path, overwrite=True), now=NOW).kind is StartKind.BEGIN
+    assert decide_start(output(tmp_path, overwrite=True), now=NOW, total_steps=99).kind is StartKind.BEGIN
 
 
 def test_a_lora_of_unknown_origin_is_in_the_way(tmp_path):
     final_path(output(tmp_path)).write_bytes(b"lora")
     with pytest.raises(ConfigError, match="is there already"):
-        decide_start(output(tmp_path), now=NOW)
+        decide_start(output(tmp_path), now=NOW, total_steps=99)
 
 
 def test_an_unfinished_run_offers_to_resume(tmp_path):
     write_record(output(tmp_path), progress=NOW, finished=False)
-    assert decide_start(output(tmp_path), now=NOW).kind is StartKind.BEGIN
+    assert decide_start(output(tmp_path), now=NOW, total_steps=99).kind is StartKind.BEGIN
     path = save(tmp_path, 5)
     with pytest.raises(ConfigError, match="--resume latest"):
-        decide_start(output(tmp_path), now=NOW)
-    start = decide_start(output(tmp_path, resume="latest"), now=NOW)
+        decide_start(output(tmp_path), now=NOW, total_steps=99)
+    start = decide_start(output(tmp_path, resume="latest"), now=NOW, total_steps=99)
     assert (start.kind, start.state) == (StartKind.RESUME, path)
 
 
@@ -138,15 +148,15 @@ def test_resuming_from_the_wrong_thing_is_refused_with_the_right_one(tmp_path):
     lora = tmp_path / "cat.safetensors"
     lora.write_bytes(b"lora")
     with pytest.raises(ConfigError, match="not a saved state") as caught:
-        decide_start(output(tmp_path, resume=str(lora)), now=NOW)
+        decide_start(output(tmp_path, resume=str(lora)), now=NOW, total_steps=99)
     assert f"resume = '{path}'" in str(caught.value)
     assert f"network_weights = '{lora}'" in str(caught.value)
     with pytest.raises(ConfigError, match="does not exist"):
-        decide_start(output(tmp_path, resume=str(tmp_path / "nowhere")), now=NOW)
+        decide_start(output(tmp_path, resume=str(tmp_path / "nowhere")), now=NOW, total_steps=99)
     with pytest.raises(ConfigError, match="not a whole saved state"):
-        decide_start(output(tmp_path, resume=str(tmp_path)), now=NOW)
+        decide_start(output(tmp_path, resume=str(tmp_path)), now=NOW, total_steps=99)
     with pytest.raises(ConfigError, match="holds no whole state"):
-        decide_start(replace(output(tmp_path, resume="latest"), output_name="dog"), now=NOW)
+        decide_start(replace(output(tmp_path, resume="latest"), output_name="dog"), now=NOW, total_steps=99)
 
 
 def test_clearing_removes_only_what_belongs_to_the_name(tmp_path):
@@ -163,3 +173,40 @@ def test_clearing_removes_only_what_belongs_to_the_name(tmp_path):
     clear(output(tmp_path))
     assert not any(path.exists() for path in [*mine, states[0]])
     assert all(path.exists() for path in [*others, states[1]])
+
+
+def test_a_state_beyond_the_end_of_the_run_is_refused(tmp_path):
+    save(tmp_path, 5)
+    with pytest.raises(ConfigError, match="is of step 5, and the run is to end at step 4"):
+        decide_start(output(tmp_path, resume="latest"), now=NOW, total_steps=4)
+    assert decide_start(output(tmp_path, resume="latest"), now=NOW, total_steps=5).state is not None
+
+
+def test_states_of_later_steps_are_set_aside_and_no_longer_found(tmp_path):
+    early, late = save(tmp_path, 5), save(tmp_path, 10)
+    assert set_aside_after(tmp_path, "cat", step=5) == [late]
+    assert find_states(tmp_path, "cat") == [early]
+    assert (tmp_path / f"{late.name}.superseded" / "manifest.json").is_file()
+
+
+def test_a_run_whose_name_looks_like_a_step_or_an_epoch_of_another_is_left_alone(tmp_path):
+    other = replace(output(tmp_path), output_name="cat-240101")
+    final_path(other).write_bytes(b"lora")
+    write_record(other, progress=NOW, finished=True)
+    like_a_step = replace(output(tmp_path), output_name="cat-step00000010")
+    final_path(like_a_step).write_bytes(b"lora")
+    write_record(like_a_step, progress=NOW, finished=True)
+    state = save(tmp_path, 10)
+    assert find_states(tmp_path, "cat") == []
+    clear(output(tmp_path))
+    assert final_path(other).exists()
+    assert final_path(like_a_step).exists()
+    assert state.exists()
+
+
+def test_a_finished_lora_whose_bytes_changed_is_noticed(tmp_path):
+    final_path(output(tmp_path)).write_bytes(b"lora")
+    write_record(output(tmp_path), progress=NOW, finished=True)
+    assert is_as_it_was_finished(output(tmp_path))
+    final_path(output(tmp_path)).write_bytes(b"lorb")
+    assert not is_as_it_was_finished(output(tmp_path))
