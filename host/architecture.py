@@ -188,10 +188,12 @@ class LoadTextEncoders(Protocol):
         dtype: torch.dtype | None = None,
         disable_mmap: bool = True,
         variant: Variant | None = None,
+        settings: Any = None,
     ) -> TextEncoders:
         """Return the frozen encoders; ``paths`` maps the plugin's setting names to files.
 
         ``variant`` is that of the transformer they encode for; None means the default one.
+        ``settings`` are the plugin's own; None means their defaults.
         """
         ...
 

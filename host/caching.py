@@ -81,6 +81,8 @@ class Encoder(Generic[Model]):
     """Of every file that it is made of."""
     load: Callable[[], Model]
     """Called when there is something to encode."""
+    settings: str = ""
+    """The plugin's settings that are not at their defaults; they may change what comes out."""
 
 
 def cache_latents(
@@ -130,7 +132,7 @@ def cache_texts(
     count = CacheCount()
     due: list[tuple[TextEntry, dict[str, str]]] = []
     for entry in entries:
-        fingerprint = text_fingerprint(entry.text, encoder=encoder.fingerprint, variant=variant)
+        fingerprint = text_fingerprint(entry.text, encoder=encoder)
         if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
             due.append((entry, fingerprint))
     if not due:
@@ -191,16 +193,17 @@ def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
     }
 
 
-def text_fingerprint(text: str, *, encoder: str, variant: Variant) -> dict[str, str]:
+def text_fingerprint(text: str, *, encoder: Encoder[TextEncoders]) -> dict[str, str]:
     """Return what the encoding of ``text`` depends on."""
     # The last axis is the encoder's own width; a cache program without a transformer may not know it.
     shapes = ", ".join(
-        f"{name} {spec.shape[:-1]} {spec.dtype}" for name, spec in sorted(variant.conditioning.items())
+        f"{name} {spec.shape[:-1]} {spec.dtype}"
+        for name, spec in sorted(encoder.variant.conditioning.items())
     )
     return {
         "caption": hashlib.sha256(text.encode()).hexdigest(),
-        "encoder": encoder,
-        "settings": shapes,
+        "encoder": encoder.fingerprint,
+        "settings": f"{shapes}, {encoder.settings}" if encoder.settings else shapes,
     }
 
 

@@ -41,7 +41,6 @@ NOT_YET = {
     "blocks_to_swap": "Streaming weights from host memory",
     "fp8_base": "Keeping the transformer in 8 bit",
     "fp8_scaled": "Keeping the transformer in 8 bit",
-    "fp8_t5": "Keeping T5 in 8 bit",
 }
 """Settings of the field that are known here and do not act yet."""
 

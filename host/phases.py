@@ -1,8 +1,10 @@
 """The two encoding phases: their models are loaded when something is due, and gone afterwards."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ from host.fingerprints import fingerprint_of
 from host.logs import Screen
 from host.model_files import ModelFiles
 from host.prepare import release_memory
-from host.setting import path_roles
+from host.setting import facts_of, path_roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,9 @@ class Encoding:
                     device=self.device,
                     disable_mmap=self._disable_mmap,
                     variant=self.files.variant,
+                    settings=self.config.settings.plugin,
                 ),
+                settings=_changed(self.config.settings.plugin),
             ),
             screen=self.screen,
             stopping=self.stopping,
@@ -85,3 +89,14 @@ def text_paths(config: Config, files: ModelFiles) -> dict[str, Path]:
     """Return the plugin's own paths: text encoders and their tokenizers."""
     others = path_roles(type(config.settings.model))
     return {name: path for name, path in files.paths.items() if name not in others}
+
+
+def _changed(settings: Any) -> str:
+    """Return the plugin's settings that make numbers and are not at their defaults."""
+    fields = [field for field in dataclasses.fields(settings) if facts_of(field).in_metadata]
+    changed = {field.name: getattr(settings, field.name) for field in fields}
+    return ", ".join(
+        f"{field.name} = {changed[field.name]}"
+        for field in fields
+        if changed[field.name] != field.default and not isinstance(changed[field.name], Path)
+    )

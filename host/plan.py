@@ -109,7 +109,7 @@ def _with_positions(batches: Sequence[tuple[int, ...]]) -> tuple[MicroBatch, ...
 
 
 def bucket_table(items: Sequence[Item]) -> list[str]:
-    """Return one line a bucket: width x height, pictures, share."""
+    """Return one line a bucket of each dataset: width x height, pictures."""
     counts = Counter((item.dataset, item.bucket) for item in items)
     return [
         f"bucket {bucket.width}x{bucket.height}: {count} pictures"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,14 +18,16 @@ from host.architecture import (
     Part,
     Problem,
     ProblemsFound,
+    Variant,
     read_header,
     setting,
 )
+from musubi_flux_dev import text_encoders
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.identify import identify, variant_of
 from musubi_flux_dev.lora_layout import DIFFUSERS
 from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
-from musubi_flux_dev.text_encoders import load_text_encoders
+from musubi_flux_dev.text_encoders import FluxTextEncoders
 from musubi_flux_dev.tiny import tiny
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
 from musubi_flux_dev.transformer import FluxParams
@@ -46,7 +49,29 @@ class FluxDevSettings:
         help="T5's tokenizer, file or folder; looked for beside the encoder unless given.",
         in_metadata=False,
     )
-    fp8_t5: bool = setting(False, help="Keep T5 in 8 bit.")
+    fp8_t5: bool = setting(
+        False, help="Keep T5's linears in 8 bit while captions are encoded: half the memory."
+    )
+
+
+def load_text_encoders(
+    paths: Mapping[str, Path],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    disable_mmap: bool = True,
+    variant: Variant | None = None,
+    settings: FluxDevSettings | None = None,
+) -> FluxTextEncoders:
+    """Return CLIP-L and T5, the latter in 8 bit when ``settings`` say so; see ``text_encoders``."""
+    return text_encoders.load_text_encoders(
+        paths,
+        device=device,
+        dtype=dtype,
+        disable_mmap=disable_mmap,
+        variant=variant,
+        eight_bit=settings is not None and settings.fp8_t5,
+    )
 
 
 def check_files(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> Sequence[Problem]:

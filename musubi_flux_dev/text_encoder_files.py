@@ -4,17 +4,18 @@ A model is planned from the header alone and filled tensor by tensor, so that it
 in memory twice and every key of the file is accounted for before the first one is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from host.architecture import Header, read_header
 from musubi_flux_dev.checkpoints import read_sources
 from musubi_flux_dev.contents import Source
+from musubi_flux_dev.eight_bit import EightBitLinear
 from musubi_flux_dev.identify import Located, locate
 from musubi_flux_dev.part_sizes import layer_count
 
@@ -108,9 +109,15 @@ def fill_clip(plan: EncoderPlan, *, device: torch.device | str, disable_mmap: bo
     return model
 
 
-def fill_t5(plan: EncoderPlan, *, device: torch.device | str, disable_mmap: bool) -> Any:
-    """Return the planned T5 encoder with its weights on ``device``, frozen."""
-    weights = _read(plan, device=device, disable_mmap=disable_mmap)
+def fill_t5(
+    plan: EncoderPlan, *, device: torch.device | str, disable_mmap: bool, eight_bit: bool = False
+) -> Any:
+    """Return the planned T5 encoder with its weights on ``device``, frozen.
+
+    With ``eight_bit`` each linear is brought to 8 bit as it is read; embeddings and norms are not.
+    """
+    keep = _in_eight_bit(plan.model) if eight_bit else None
+    weights = _read(plan, device=device, disable_mmap=disable_mmap, keep=keep)
     model = _fill(plan, {**weights, "encoder.embed_tokens.weight": weights["shared.weight"]})
     model.set_input_embeddings(model.shared)  # one parameter again: moving the model must not double it
     return model
@@ -129,6 +136,30 @@ def _fill(plan: EncoderPlan, weights: Mapping[str, Tensor]) -> Any:
     return plan.model.requires_grad_(False).eval()
 
 
-def _read(plan: EncoderPlan, *, device: torch.device | str, disable_mmap: bool) -> dict[str, Tensor]:
-    read = read_sources(plan.sources, widen_to=plan.dtype, disable_mmap=disable_mmap)
-    return {name: tensor.to(device=device, dtype=plan.dtype) for name, tensor in read}
+def _read(
+    plan: EncoderPlan,
+    *,
+    device: torch.device | str,
+    disable_mmap: bool,
+    keep: Callable[[str, Tensor], bool] | None = None,
+) -> dict[str, Tensor]:
+    """Return name -> weight of all that ``keep`` has not taken to itself."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in read_sources(plan.sources, widen_to=plan.dtype, disable_mmap=disable_mmap):
+        placed = tensor.to(device=device, dtype=plan.dtype)
+        if keep is None or not keep(name, placed):
+            weights[name] = placed
+    return weights
+
+
+def _in_eight_bit(model: Any) -> Callable[[str, Tensor], bool]:
+    """Return what puts the weight of a linear into ``model`` in 8 bit, and says whether it did."""
+
+    def keep(name: str, weight: Tensor) -> bool:
+        path = name.removesuffix(".weight")
+        if not isinstance(model.get_submodule(path), nn.Linear):
+            return False
+        model.set_submodule(path, EightBitLinear(weight))
+        return True
+
+    return keep

@@ -85,6 +85,7 @@ def load_text_encoders(
     dtype: torch.dtype | None = None,
     disable_mmap: bool = True,
     variant: Variant | None = None,
+    eight_bit: bool = False,
 ) -> FluxTextEncoders:
     """Return both encoders, frozen and in evaluation mode.
 
@@ -98,6 +99,7 @@ def load_text_encoders(
         dtype: Of the weights of both.
         disable_mmap: Read the files plainly instead of mapping them into memory.
         variant: Of the transformer that is encoded for; it decides how many tokens T5 gives.
+        eight_bit: Keep T5's linears in 8 bit, computed with in T5's type; see ``EightBitLinear``.
     """
     clip_path, t5_path = paths["text_encoder"], paths["text_encoder2"]
     clip_plan, t5_plan, clip_tokenizer, t5_tokenizer = _all_of(
@@ -112,7 +114,7 @@ def load_text_encoders(
     )
     return FluxTextEncoders(
         clip=fill_clip(clip_plan, device=device, disable_mmap=disable_mmap),
-        t5=fill_t5(t5_plan, device=device, disable_mmap=disable_mmap),
+        t5=fill_t5(t5_plan, device=device, disable_mmap=disable_mmap, eight_bit=eight_bit),
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         t5_length=T5_LENGTH if variant is None else variant.conditioning["t5_hidden"].shape[0] or T5_LENGTH,

@@ -89,6 +89,7 @@ def load_text_encoders(
     dtype: torch.dtype | None = None,
     disable_mmap: bool = True,
     variant: Variant | None = None,
+    settings: TemplateSettings | None = None,
 ) -> TextEncoder:
     """Return the frozen text encoder."""
     return _load(TextEncoder(), paths["text_encoder"], device=device, dtype=dtype)
