@@ -135,9 +135,7 @@ def _merge(order: Order, architecture: Architecture, *, base: Path) -> str:
     except ValueError as error:
         raise ConfigError(
             [
-                Problem(
-                    what=f"{line}.", remedy="Use a base in bf16, fp16, fp32 or plain fp8 that fits the LoRA."
-                )
+                Problem(what=f"{line}.", remedy="Use a base in bf16, fp16, fp32 or fp8 that fits the LoRA.")
                 for line in str(error).splitlines()
             ]
         ) from error

@@ -28,8 +28,8 @@ DTYPES = {
 }
 """A safetensors file's name of a type that a change can be added to -> the type."""
 
-SCALES = (".scale_weight", ".weight_scale", ".weight_scale_2", ".comfy_quant")
-"""What follows a linear's name in the key of a tensor that its stored weight has to be multiplied by."""
+SCALES = (".scale_weight", ".weight_scale")
+"""What follows a linear's name in the key of what its 8-bit weight is multiplied by; it stays as it is."""
 
 _PIECE = 1 << 24
 """Bytes copied at a time."""
@@ -83,11 +83,11 @@ def merge_lora(
             if entry.key not in changes:
                 _copy(source, sink, entry)
                 continue
-            weight = _read(source, entry)
+            weight, scale = _read(source, entry), _scale_of(source, entries, entry)
             pair = changes[entry.key]
-            exact = _sum(weight, pair, strength=strength)
-            merged = _rounded(exact, weight.dtype)
-            rounding = float(torch.dist(merged.float(), exact))
+            exact = _sum(weight.float() * scale, pair, strength=strength)
+            merged = _rounded(exact / scale, weight.dtype)
+            rounding = float(torch.dist(merged.float() * scale, exact))
             if not math.isfinite(rounding + float(exact.sum())):
                 raise ValueError(f"{entry.key} would hold values that are not finite in {weight.dtype}")
             found.change = math.hypot(found.change, strength * change_norm(pair))
@@ -100,7 +100,23 @@ def merge_lora(
 
 def _sum(weight: Tensor, factors: Factors, *, strength: float) -> Float[Tensor, "n_out n_in"]:
     up, down = factors.up.float(), factors.down.float()
-    return torch.addmm(weight.float(), up, down, alpha=strength * factors.scale)
+    return torch.addmm(weight, up, down, alpha=strength * factors.scale)
+
+
+def _scale_of(source: BinaryIO, entries: Mapping[str, _Entry], entry: _Entry) -> Tensor:
+    """Return what the stored weight is multiplied by: one number, or one for each row."""
+    for key in _scale_keys(entry.key):
+        if key in entries:
+            return _read(source, entries[key]).float().reshape(-1, 1)
+    return torch.ones(1, 1)
+
+
+def _scale_keys(key: str) -> list[str]:
+    return [key.removesuffix(".weight") + ending for ending in SCALES]
+
+
+def _scales_whole_rows(scale: _Entry, weight: _Entry) -> bool:
+    return scale.dtype in DTYPES and math.prod(scale.shape) in (1, weight.shape[0])
 
 
 def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -141,8 +157,11 @@ def _refuse_unfit(base: Path, entries: Mapping[str, _Entry], changes: Mapping[st
             for key, (entry, pair) in there.items()
             if entry.shape != (pair.up.shape[0], pair.down.shape[1])
         ],
-        "is scaled fp8, which nothing can be merged into yet": [
-            key for key in there if any(key.removesuffix(".weight") + scale in entries for scale in SCALES)
+        "has scales for small blocks, which nothing can be merged into yet": [
+            key
+            for key, (entry, _) in there.items()
+            for scale in _scale_keys(key)
+            if scale in entries and not _scales_whole_rows(entries[scale], entry)
         ],
         "stores weights in a type that nothing can be added to": [
             f"{key} {entry.dtype}" for key, (entry, _) in there.items() if entry.dtype not in DTYPES

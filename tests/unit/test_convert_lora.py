@@ -170,10 +170,32 @@ def test_eight_bit_weights_stop_at_the_largest_number_instead_of_becoming_no_num
     assert load_file(out)["img_in.weight"].float().tolist() == [[largest, largest], [largest, largest]]
 
 
+@pytest.mark.parametrize("scale_name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("count", [1, 32])
+def test_a_scaled_base_keeps_its_scales_and_takes_the_change_into_its_codes(
+    tmp_path, capsys, scale_name, count
+):
+    base, lora, out = (tmp_path / f"{name}.safetensors" for name in ("base", "lora", "out"))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 16, generator=generator)
+    scale = (weight.abs().max() / 224).expand(count).clone()
+    codes = (weight / scale.reshape(-1, 1)).to(torch.float8_e4m3fn)
+    save_file({"img_in.weight": codes, f"img_in.{scale_name}": scale}, base)
+    down, up = torch.randn(4, 16, generator=generator), 0.1 * torch.randn(32, 4, generator=generator)
+    save_file({"lora_unet_img_in.lora_down.weight": down, "lora_unet_img_in.lora_up.weight": up}, lora)
+    assert convert(lora, "--merge", base, "-o", out) == 0
+    merged = load_file(out)
+    assert torch.equal(merged[f"img_in.{scale_name}"], scale)
+    exact = codes.float() * scale.reshape(-1, 1) + up @ down
+    found = merged["img_in.weight"].float() * scale.reshape(-1, 1)
+    torch.testing.assert_close(found, exact, rtol=2**-4, atol=float(scale.max()) * 2**-9)
+    assert "rounding to it moved them by" in capsys.readouterr().out
+
+
 UNFIT = {
-    "scaled fp8": (
-        {"img_in.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "img_in.scale_weight": torch.ones(1)},
-        "is scaled fp8",
+    "block-scaled fp8": (
+        {"img_in.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "img_in.scale_weight": torch.ones(4)},
+        "has scales for small blocks",
     ),
     "another shape": ({"img_in.weight": torch.ones(2, 3)}, "weights of other shapes"),
     "another type": ({"img_in.weight": torch.ones(2, 2, dtype=torch.int8)}, "img_in.weight I8"),
