@@ -30,6 +30,7 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -136,6 +137,8 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
     found.problems += check_trackers(settings.log)
+    layout = config.architecture.adapter_layout
+    found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
     plan = _plan(data, world=processes.world) if data.items else None
     if "dit" in data.files.parts:
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
