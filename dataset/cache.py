@@ -53,6 +53,11 @@ def text_cache_path(directory: Path, key: str, code: str) -> Path:
     return directory / f"{key}_{code}_te.safetensors"
 
 
+def variant_cache_path(directory: Path, text: str, code: str) -> Path:
+    """Return where one of several encoded texts lies: under the hash of the text, shared by all pictures."""
+    return text_cache_path(directory / "texts", hashlib.sha256(text.encode()).hexdigest()[:32], code)
+
+
 def write_latents(
     path: Path,
     latents: Float[Tensor, "c h w"],

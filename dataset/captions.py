@@ -17,7 +17,8 @@ class Line:
     """One line of a JSONL file."""
 
     image_path: Path
-    caption: str | None
+    captions: tuple[str, ...] | None
+    """One text, or a list of alternatives; None when the line has none."""
     number: int
     """Counted from 1, blank lines included."""
 
@@ -69,7 +70,11 @@ def read_lines(path: Path) -> Lines:
             problems.append(_bad_line(path, number=number, why=str(error)))
             continue
         found.append(
-            Line(image_path=Path(record["image_path"]), caption=record.get("caption"), number=number)
+            Line(
+                image_path=Path(record["image_path"]),
+                captions=_alternatives(record.get("caption")),
+                number=number,
+            )
         )
         unused |= record.keys() - {"image_path", "caption"}
     if problems:
@@ -90,9 +95,18 @@ def _record(line: str) -> Mapping[str, Any]:
     path = record.get("image_path")
     if not isinstance(path, str) or not path:
         raise ValueError('names no picture: "image_path" is missing or not a text')
-    if not isinstance(record.get("caption"), str | None):
-        raise ValueError('has a "caption" that is not a text')
+    _alternatives(record.get("caption"))
     return record
+
+
+def _alternatives(caption: object) -> tuple[str, ...] | None:
+    if caption is None:
+        return None
+    entries = caption if isinstance(caption, list) else [caption]
+    texts = tuple(entry for entry in entries if isinstance(entry, str))
+    if len(texts) < len(entries):
+        raise ValueError('has a "caption" that is neither a text nor a list of texts')
+    return texts
 
 
 def _as_text(content: bytes) -> str:

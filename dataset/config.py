@@ -1,5 +1,6 @@
 """The dataset part of the configuration: ``[general]`` and ``[[datasets]]``, in musubi-tuner's keys."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from dataset.buckets import Size
-from dataset.config_rules import OWN_RULES, SHARED_RULES, Where, nearest_key, table_faults
+from dataset.caption_variants import CaptionRules
+from dataset.config_rules import Where, nearest_key, table_faults
 from dataset.problems import Problem, ProblemsFound
 
 DEFAULT_EXTENSION = ".txt"
+_CAPTION_KEYS = tuple(field.name for field in dataclasses.fields(CaptionRules))
+_PATH_KEYS = (
+    "image_directory",
+    "image_jsonl_file",
+    "caption_directory",
+    "cache_directory",
+    "mask_directory",
+)
 DEFAULT_RESOLUTION = Size(1024, 1024)
+NO_RULES = CaptionRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +44,27 @@ class DatasetConfig:
     num_repeats: int = 1
     enable_bucket: bool = False
     bucket_no_upscale: bool = False
+    recursive: bool = False
+    """Pictures of sub-folders are taken too."""
+    skip_unreadable: bool = False
+    """Pictures that cannot be read are left out and named, not refused."""
+    exclude: tuple[str, ...] = ()
+    """Names of pictures that are left out."""
+    captions: CaptionRules = NO_RULES
+    """What is made of each caption."""
+    is_reg: bool = False
+    """Regularisation pictures: their loss counts ``prior_loss_weight`` times."""
+    flip_aug: bool = False
+    """Half of the time a picture is seen mirrored."""
+    mask_directory: Path | None = None
+    mask_suffix: str | None = None
+    """``_mask``: the mask of ``a.png`` is ``a_mask.png``."""
+    alpha_mask: bool = False
+    """The picture's own alpha channel is its mask."""
+    missing_mask: str | None = None
+    """For pictures without a mask: None refuses them, ``whole_image`` trains on all of it."""
+    unmasked_weight: float = 0.0
+    """Weight of the loss where the mask is black, 0 to 1."""
 
     @property
     def source(self) -> Path:
@@ -185,8 +217,10 @@ def _size(values: Mapping[str, Any]) -> Size:
 
 
 def _config(values: Mapping[str, Any]) -> DatasetConfig:
-    fields = {key: values[key] for key in SHARED_RULES if key in values}
-    fields |= {key: Path(values[key]) for key in OWN_RULES if key in values}
+    fields = {key: value for key, value in values.items() if key not in _CAPTION_KEYS}
+    fields |= {key: Path(values[key]) for key in _PATH_KEYS if key in values}
+    fields["captions"] = CaptionRules(**{key: values[key] for key in _CAPTION_KEYS if key in values})
+    fields["exclude"] = tuple(values.get("exclude", ()))
     fields["resolution"] = _size(values)
     # Forgetting the dot once cost people days: no caption was found, and nobody said so.
     fields["caption_extension"] = "." + values.get("caption_extension", DEFAULT_EXTENSION).removeprefix(".")
@@ -228,4 +262,10 @@ def _entry_facts(config: DatasetConfig) -> tuple[object, ...]:
         config.resolution,
         config.enable_bucket,
         config.bucket_no_upscale,
+        config.recursive,
+        config.flip_aug,
+        config.captions,
+        config.mask_directory,
+        config.mask_suffix,
+        config.alpha_mask,
     )

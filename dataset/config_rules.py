@@ -48,6 +48,30 @@ def _resolution(value: object) -> object:
     return value
 
 
+def _whole_or_zero(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise vol.Invalid("is not a whole number of at least 0")
+    return value
+
+
+def _share(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise vol.Invalid("is not a number from 0 to 1")
+    return value
+
+
+def _texts(value: object) -> object:
+    if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
+        raise vol.Invalid("is not a list of texts")
+    return value
+
+
+def _separator(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        raise vol.Invalid("is not a text of at least one letter")
+    return value
+
+
 SHARED_RULES: Mapping[str, Rule] = {
     "resolution": _resolution,
     "caption_extension": _text,
@@ -56,6 +80,25 @@ SHARED_RULES: Mapping[str, Rule] = {
     "num_repeats": _whole,
     "enable_bucket": _yes_or_no,
     "bucket_no_upscale": _yes_or_no,
+    "recursive": _yes_or_no,
+    "skip_unreadable": _yes_or_no,
+    "trigger_word": _text,
+    "shuffle_caption": _yes_or_no,
+    "caption_separator": _separator,
+    "secondary_separator": _separator,
+    "keep_tokens": _whole_or_zero,
+    "keep_tokens_separator": _separator,
+    "enable_wildcard": _yes_or_no,
+    "caption_prefix": _text,
+    "caption_suffix": _text,
+    "caption_dropout_rate": _share,
+    "caption_tag_dropout_rate": _share,
+    "caption_variants": _whole,
+    "flip_aug": _yes_or_no,
+    "alpha_mask": _yes_or_no,
+    "mask_suffix": _text,
+    "missing_mask": _text,
+    "unmasked_weight": _share,
 }
 """Allowed under ``[general]`` and ``[[datasets]]``."""
 
@@ -64,6 +107,9 @@ OWN_RULES: Mapping[str, Rule] = {
     "image_jsonl_file": _text,
     "caption_directory": _text,
     "cache_directory": _text,
+    "mask_directory": _text,
+    "exclude": _texts,
+    "is_reg": _yes_or_no,
 }
 """Allowed under ``[[datasets]]`` only."""
 
@@ -82,6 +128,28 @@ _EXAMPLES: Mapping[str, str] = {
     "image_jsonl_file": '"photos.jsonl"',
     "caption_directory": '"captions"',
     "cache_directory": '"cache/photos"',
+    "recursive": "true",
+    "skip_unreadable": "true",
+    "trigger_word": '"ohwx"',
+    "shuffle_caption": "true",
+    "caption_separator": '","',
+    "secondary_separator": '";;;"',
+    "keep_tokens": "1",
+    "keep_tokens_separator": '"|||"',
+    "enable_wildcard": "true",
+    "caption_prefix": '"a photo of"',
+    "caption_suffix": '"in daylight"',
+    "caption_dropout_rate": "0.1",
+    "caption_tag_dropout_rate": "0.1",
+    "caption_variants": "10",
+    "flip_aug": "true",
+    "alpha_mask": "true",
+    "mask_suffix": '"_mask"',
+    "missing_mask": '"whole_image"',
+    "unmasked_weight": "0.1",
+    "mask_directory": '"masks"',
+    "exclude": '["blurred.png"]',
+    "is_reg": "true",
 }
 
 _VIDEO = "is for video models; this program trains on pictures: not for this model"
@@ -89,7 +157,7 @@ _CONTROL = "is for models that are shown a control picture, which is not support
 _FRAMEPACK = "is for FramePack: not for this model"
 _LAYERS = "is for models with several pictures per item, such as Qwen-Image-Layered: not for this model"
 _SUBSETS = "is sd-scripts' layout; here its keys stand in [[datasets]] itself, image_dir as image_directory"
-_AUGMENTATION = "changes captions or pictures at every step, which is not supported yet: both are cached"
+_AUGMENTATION = "changes the pixels at every step, which cached latents cannot follow"
 
 FOREIGN_KEYS: Mapping[str, str] = {
     **dict.fromkeys(("video_directory", "video_jsonl_file", "target_frames", "frame_extraction"), _VIDEO),
@@ -102,8 +170,7 @@ FOREIGN_KEYS: Mapping[str, str] = {
     **dict.fromkeys(("fp_1f_target_index", "fp_1f_no_post"), _FRAMEPACK),
     "multiple_target": _LAYERS,
     "subsets": _SUBSETS,
-    **dict.fromkeys(("shuffle_caption", "caption_dropout_rate", "flip_aug", "color_aug"), _AUGMENTATION),
-    **dict.fromkeys(("random_crop", "enable_wildcard", "caption_tag_dropout_rate"), _AUGMENTATION),
+    **dict.fromkeys(("color_aug", "random_crop", "face_crop_aug_range"), _AUGMENTATION),
 }
 """Keys of other trainers' dataset files -> why this one has no use for them."""
 

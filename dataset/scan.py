@@ -8,25 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.buckets import Size, choose_bucket, scale_to_cover
-from dataset.cache import latent_cache_path, text_cache_path
+from dataset.cache import latent_cache_path, text_cache_path, variant_cache_path
+from dataset.caption_variants import CaptionText, caption_texts
 from dataset.config import DatasetConfig
 from dataset.folders import counted
+from dataset.found_captions import Source
 from dataset.images import decode
 from dataset.problems import Problem, ProblemsFound, name_some
-from dataset.sources import Source, find_pictures
+from dataset.sources import find_pictures
 
 MOST_LINES = 20
 """Unreadable pictures that are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caption(CaptionText):
+    """One text that the caption of a picture may become, and where its encoding lies."""
+
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One picture with its caption, and where its caches lie."""
+    """One picture with its captions, and where its caches lie."""
 
     key: str
     """The picture's name without extension."""
     image_path: Path
-    caption: str
+    captions: tuple[Caption, ...]
+    """At least one; the shares sum to 1."""
     size: Size
     """Of the picture as it is seen, upright."""
     bucket: Size
@@ -35,7 +45,19 @@ class Item:
     repeats: int
     """How often it comes in an epoch."""
     latent_cache: Path
-    text_cache: Path
+    mask_path: Path | None = None
+    """A picture whose brightness is the weight of the loss; the picture itself for its alpha channel."""
+    unmasked_weight: float = 0.0
+    """Weight of the loss where the mask is black, 0 to 1."""
+    flip: bool = False
+    """Half of the time it is seen mirrored."""
+    is_reg: bool = False
+    """A regularisation picture."""
+
+    @property
+    def caption(self) -> str:
+        """Return the first of its texts, for the screen."""
+        return self.captions[0].text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +94,15 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
             Item(
                 key=path.stem,
                 image_path=path,
-                caption=source.captions[path],
+                captions=_captions(source.captions[path], config, key=path.stem, code=code),
                 size=sizes[path],
                 bucket=bucket,
                 dataset=index,
                 repeats=config.num_repeats,
                 latent_cache=latent_cache_path(config.cache_directory, path.stem, sizes[path], code),
-                text_cache=text_cache_path(config.cache_directory, path.stem, code),
+                unmasked_weight=config.unmasked_weight,
+                flip=config.flip_aug,
+                is_reg=config.is_reg,
             )
             for path, bucket in buckets.items()
             if path in source.captions
@@ -86,6 +110,19 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
     if problems:
         raise ProblemsFound(problems)
     return Scan(items=tuple(items), notes=tuple(notes))
+
+
+def _captions(written: Sequence[str], config: DatasetConfig, *, key: str, code: str) -> tuple[Caption, ...]:
+    texts = caption_texts(written, config.captions)
+    directory = config.cache_directory
+    if len(texts) == 1:
+        # A caption that never changes has the name that musubi-tuner gives it.
+        paths = [text_cache_path(directory, key, code)]
+    else:
+        paths = [variant_cache_path(directory, text.text, code) for text in texts]
+    return tuple(
+        Caption(text=text.text, share=text.share, cache=path) for text, path in zip(texts, paths, strict=True)
+    )
 
 
 def _check_stems(source: Source) -> None:

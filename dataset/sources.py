@@ -1,32 +1,15 @@
 """The pictures of one dataset and their captions, from a folder or from a JSONL file."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset.captions import OTHER_EXTENSIONS, caption_path, read_caption, read_lines
+from dataset.captions import caption_path, read_caption, read_lines
 from dataset.config import DatasetConfig
 from dataset.folders import count_by_extension, counted, list_folder
+from dataset.found_captions import Source, settle
 from dataset.problems import Problem, ProblemsFound, name_some
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What a dataset names, and what is found out about it on the way."""
-
-    config: DatasetConfig
-    pictures: tuple[Path, ...]
-    """Sorted by path; a picture that is named twice is there once."""
-    captions: dict[Path, str] = field(default_factory=dict)
-    """As they go to the encoder; a picture with a problem has none."""
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def name(self, path: Path) -> str:
-        """Return the shortest name of a picture that is still clear."""
-        return path.name if self.config.image_directory else path.as_posix()
 
 
 def find_pictures(config: DatasetConfig) -> Source:
@@ -45,17 +28,17 @@ def _from_folder(config: DatasetConfig, directory: Path) -> Source:
     if not caption_folder.is_dir():
         raise ProblemsFound([_no_caption_folder(caption_folder)])
     source = Source(config=config, pictures=folder.pictures)
-    written: dict[Path, str | None] = {}
+    written: dict[Path, Sequence[str] | None] = {}
     unreadable: list[str] = []
     for picture in folder.pictures:
         path = caption_path(picture, directory=config.caption_directory, extension=config.caption_extension)
         try:
-            written[picture] = read_caption(path) if path.is_file() else None
+            written[picture] = [read_caption(path)] if path.is_file() else None
         except ValueError as error:
             unreadable.append(f"{path.name} ({error})")
     if unreadable:
         source.problems.append(_not_text(unreadable, caption_folder))
-    _settle(source, written)
+    settle(source, written)
     orphans = _orphans(folder.pictures, caption_folder, config.caption_extension)
     if orphans:
         source.notes.append(
@@ -86,83 +69,17 @@ def _from_lines(config: DatasetConfig, path: Path) -> Source:
     twice = [f"{picture.as_posix()} (lines {', '.join(n)})" for picture, n in numbers.items() if len(n) > 1]
     if twice:
         source.problems.append(_named_twice(path, twice))
-    written = {line.image_path: line.caption for line in found.lines}
-    _settle(source, {picture: written[picture] for picture in pictures})
+    written = {line.image_path: line.captions for line in found.lines}
+    settle(source, {picture: written[picture] for picture in pictures})
     if found.unused:
         source.notes.append(f"fields that are not read: {name_some(found.unused)}")
     return source
-
-
-def _settle(source: Source, written: dict[Path, str | None]) -> None:
-    """Store every caption, or what stands in for it, or say what is wrong."""
-    stripped = {picture: text and text.strip() for picture, text in written.items()}
-    source.captions.update({picture: text for picture, text in stripped.items() if text})
-    absent = [picture for picture, text in stripped.items() if text is None]
-    blank = [picture for picture, text in stripped.items() if text == ""]
-    chosen = source.config.missing_caption
-    if chosen is None:
-        if absent:
-            source.problems.append(_no_captions(source, absent))
-        if blank:
-            source.problems.append(_blank_captions(source, blank))
-        return
-    text = "" if chosen == "empty" else chosen
-    source.captions.update(dict.fromkeys([*absent, *blank], text))
-    if absent or blank:
-        names = [source.name(picture) for picture in [*absent, *blank]]
-        source.notes.append(
-            f'{counted(len(names), "picture")} without a caption, trained with "{text}": {name_some(names)}'
-        )
-
-
-def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
-    config = source.config
-    names = [source.name(picture) for picture in absent]
-    kind = f" ({config.caption_extension})" if config.image_directory else ""
-    remedy = [
-        'To train these pictures without text:    missing_caption = "empty"',
-        'To give all of them the same text:       missing_caption = "a photo of ohwx man"',
-    ]
-    if config.image_directory is not None:
-        directory = config.caption_directory or config.image_directory
-        remedy = [
-            *(
-                f'{counted(count, "file")} *{extension} there. To use it:  caption_extension = "{extension}"'
-                for extension, count in _other_captions(absent, directory)
-            ),
-            *remedy,
-        ]
-    return Problem(
-        code="E08",
-        what=f"{len(absent)} of {len(source.pictures)} pictures in {config.source} have no caption{kind}:"
-        f" {name_some(names)}.",
-        remedy="\n".join(remedy),
-    )
-
-
-def _other_captions(absent: Sequence[Path], directory: Path) -> list[tuple[str, int]]:
-    """Return extension -> how many of the pictures have a caption of that extension instead."""
-    stems = {picture.stem for picture in absent}
-    names = [Path(name) for name in os.listdir(directory)]
-    counts = Counter(
-        name.suffix for name in names if name.stem in stems and name.suffix.lower() in OTHER_EXTENSIONS
-    )
-    return counts.most_common()
 
 
 def _orphans(pictures: Sequence[Path], directory: Path, extension: str) -> list[str]:
     stems = {picture.stem for picture in pictures}
     names = sorted(name for name in os.listdir(directory) if name.endswith(extension))
     return [name for name in names if name.removesuffix(extension) not in stems and name[0] != "."]
-
-
-def _blank_captions(source: Source, blank: Sequence[Path]) -> Problem:
-    names = [source.name(picture) for picture in blank]
-    return Problem(
-        code="E09",
-        what=f"{counted(len(blank), 'blank caption')} in {source.config.source}: {name_some(names)}.",
-        remedy='Write a caption into each, or set  missing_caption = "empty"  to train them without text.',
-    )
 
 
 def _not_text(unreadable: Sequence[str], directory: Path) -> Problem:

@@ -160,7 +160,9 @@ def cache_texts(
 
 def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> None:
     """Count the cache entries that no picture uses, and delete them when ``clean`` says so."""
-    used = [path for item in items for path in (item.latent_cache, item.text_cache)]
+    used = [
+        path for item in items for path in (item.latent_cache, *(caption.cache for caption in item.captions))
+    ]
     folders = sorted({path.parent for path in used})
     unused = [path for folder in folders for path in unused_entries(folder, code, used)]
     if not unused:
@@ -208,8 +210,13 @@ def text_fingerprint(text: str, *, encoder: Encoder[TextEncoders]) -> dict[str, 
 
 
 def text_entries(items: Sequence[Item]) -> list[TextEntry]:
-    """Return the captions of ``items`` as cache entries."""
-    return [TextEntry(key=item.key, text=item.caption, path=item.text_cache) for item in items]
+    """Return every text that a caption of ``items`` may become, once for each cache file."""
+    entries = {
+        caption.cache: TextEntry(key=item.key, text=caption.text, path=caption.cache)
+        for item in items
+        for caption in item.captions
+    }
+    return list(entries.values())
 
 
 def prompt_entries(texts: Sequence[str], *, folder: Path, code: str) -> list[TextEntry]:

@@ -71,10 +71,13 @@ class Data:
             [
                 content_hash(item.image_path),
                 item.key,
-                item.caption,
+                [[caption.text, caption.share] for caption in item.captions],
                 *item.size,
                 *item.bucket,
                 item.repeats,
+                item.flip,
+                item.is_reg,
+                item.mask_path and [content_hash(item.mask_path), item.unmasked_weight],
                 sizes[item.dataset],
             ]
             for item in self.items
@@ -271,7 +274,7 @@ def _attention(model: ModelSettings) -> list[Problem]:
 def _foreign_caches(items: tuple[Item, ...], *, full_name: str) -> list[Problem]:
     folders: dict[Path, str] = {}
     for item in items:
-        for path in (item.latent_cache, item.text_cache):
+        for path in (item.latent_cache, *(caption.cache for caption in item.captions)):
             verdict = judge(path, architecture=full_name, fingerprint={})
             if verdict.kind == "foreign":
                 folders.setdefault(path.parent, f"{path.name} ({verdict.reason})")

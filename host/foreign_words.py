@@ -222,7 +222,6 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     **_each("v_parameterization v2", _refused(why=_OTHER_MODEL)),
     "v_pred_like_loss": _neutral(0.0, why=_OTHER_MODEL),
     "multires_noise_discount": _any(float),
-    "prior_loss_weight": _neutral(1.0, why="there are no regularisation pictures of another weight"),
     **_each("initial_epoch initial_step", _refused(int, why=_RESUME, do=_WRITE_LATEST)),
     "skip_until_initial_step": _any(),
     "validation_split": _neutral(0.0, why=_NO_VALIDATION),

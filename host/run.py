@@ -166,7 +166,7 @@ def _make_way(training: Training, start: Start) -> None:
 def _prompt_entries(data: Data) -> list[TextEntry]:
     return prompt_entries(
         texts_of(data.prompts),
-        folder=data.items[0].text_cache.parent / "prompts",
+        folder=data.datasets[0].cache_directory / "prompts",
         code=data.config.architecture.code,
     )
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dataset.batch import load_batch
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
+from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
@@ -176,10 +176,9 @@ def _loop(training: Training) -> Loop:
         fit=settings.fit,
         device=training.processes.device,
     )
-    names = cache_names(job.files.variant)
     return Loop(
         plan=job.plan,
-        load_batch=lambda items: load_batch(items, names=names),
+        load_batch=batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant)),
         losses=objective.losses,
         parameters=list(training.adapter.parameters()),
         optimizer=training.optimizer,

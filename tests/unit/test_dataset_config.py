@@ -127,7 +127,7 @@ def test_a_key_of_one_dataset_does_not_stand_in_general(key):
         ("fp_1f_no_post", "not for this model"),
         ("multiple_target", "not for this model"),
         ("subsets", "stand in [[datasets]] itself"),
-        ("flip_aug", "not supported yet"),
+        ("color_aug", "cached latents cannot follow"),
     ],
 )
 def test_keys_of_other_trainers_are_refused_with_the_reason(key, reason):

@@ -59,7 +59,7 @@ def test_an_item_says_all_that_is_known_of_a_picture(photos):
     assert (item.size, item.bucket) == (Size(height=48, width=64), Size(32, 32))
     assert (item.dataset, item.repeats) == (0, 3)
     assert item.latent_cache == Path("cache/b.cat_0064x0048_fd.safetensors")
-    assert item.text_cache == Path("cache/b.cat_fd_te.safetensors")
+    assert item.captions[0].cache == Path("cache/b.cat_fd_te.safetensors")
 
 
 def test_the_size_is_that_of_the_upright_picture(photos):
