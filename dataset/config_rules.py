@@ -97,6 +97,7 @@ SHARED_RULES: Mapping[str, Rule] = {
     "flip_aug": _yes_or_no,
     "alpha_mask": _yes_or_no,
     "mask_suffix": _text,
+    "masked_loss": _yes_or_no,
     "missing_mask": _text,
     "unmasked_weight": _share,
 }
@@ -145,6 +146,7 @@ _EXAMPLES: Mapping[str, str] = {
     "flip_aug": "true",
     "alpha_mask": "true",
     "mask_suffix": '"_mask"',
+    "masked_loss": "true",
     "missing_mask": '"whole_image"',
     "unmasked_weight": "0.1",
     "mask_directory": '"masks"',

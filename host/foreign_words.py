@@ -84,7 +84,7 @@ def _dataset_words() -> Iterator[tuple[type, str]]:
         int: "min_bucket_reso max_bucket_reso bucket_reso_steps keep_tokens caption_dropout_every_n_epochs "
         "token_warmup_min",
         float: "caption_dropout_rate caption_tag_dropout_rate token_warmup_step",
-        bool: "shuffle_caption enable_wildcard color_aug flip_aug random_crop masked_loss alpha_mask",
+        bool: "shuffle_caption enable_wildcard color_aug flip_aug random_crop alpha_mask",
     }
     return ((kind, word) for kind, names in words.items() for word in names.split())
 
@@ -136,6 +136,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "enable_bucket": _dataset("enable_bucket", bool),
     "bucket_no_upscale": _dataset("bucket_no_upscale", bool),
     "caption_extension": _dataset("caption_extension", str),
+    "masked_loss": _dataset("masked_loss", bool),
     "network_module": _neutral(
         "networks.lora_flux",
         why="the adapter is a LoRA on FLUX.1's blocks, and this module is for another model or adapter",
