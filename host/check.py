@@ -29,6 +29,7 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.regularisation import check_regularisation, regularisation_notes
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -138,11 +139,14 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
     found.problems += check_trackers(settings.log)
+    weight = settings.fit.prior_loss_weight
+    found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
     plan = _plan(data, world=processes.world) if data.items else None
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()
     assert plan is not None
+    found.notes += regularisation_notes(data.items, prior_loss_weight=weight)
     return Job(
         config=config,
         files=data.files,

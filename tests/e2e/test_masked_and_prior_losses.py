@@ -1,5 +1,6 @@
 """Masks, mirrors and regularisation pictures reach the gradient, by the way that a job takes."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import toml
 import torch
 from jobs import draw_pictures, run, train, write_job
 from PIL import Image
+from safetensors import safe_open
 
 from host.caching import cache_names
 from host.check import check_job
@@ -166,9 +168,68 @@ def change_last(job, **keys):
     return job
 
 
-def test_a_masked_mirrored_and_regularised_run_trains_to_its_end(tmp_path, capsys):
-    job = change(write_job(tmp_path, max_train_steps=3), row=draw_masks(tmp_path))
-    job = add_dataset(change(job, flip_aug=True), tmp_path, is_reg=True)
+def test_a_masked_mirrored_and_regularised_run_says_so_on_screen_and_in_the_header(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=3)
+    job = change(job, row={**draw_masks(tmp_path), "num_repeats": 2}, flip_aug=True)
+    add_dataset(job, tmp_path, is_reg=True)
     assert train(job, "--prior_loss_weight", "0.5", "--masked_loss") == 0
     said = capsys.readouterr().out
     assert f"masks: 5 of 5 found in {tmp_path / 'masks'}" in said
+    assert "1 regularisation picture: 1 of the 11 samples of an epoch, of weight 0.5; 0.1 for each" in said
+    with safe_open(tmp_path / "out" / "lora.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_num_train_images"], metadata["ss_num_reg_images"]) == ("10", "1")
+    assert metadata["ss_prior_loss_weight"] == "0.5"
+    first, second = json.loads(metadata["ss_datasets"])
+    assert (first["is_reg"], first["flip_aug"], first["mask_directory"]) == (False, True, "masks")
+    assert second["is_reg"] is True
+
+
+def test_what_has_no_effect_on_masks_or_regularisation_is_refused_before_anything(tmp_path, refusal):
+    job = write_job(tmp_path)
+    assert "prior_loss_weight = 0.5 has no effect" in refusal(job, "--prior_loss_weight", "0.5")
+    assert "masked_loss = true" in (message := refusal(job, "--masked_loss"))
+    assert 'mask_directory = "masks"' in message
+    assert "nothing is left to learn" in refusal(change(job, row={"is_reg": True}))
+
+
+def test_a_changed_mask_and_mirroring_switched_on_are_told_with_the_entries_redone(tmp_path, capsys):
+    job = write_job(tmp_path)
+    change(job, row=draw_masks(tmp_path))
+    assert run("cache_latents", job) == 0
+    draw_masks(tmp_path, names=(2,), inverted=True)
+    assert run("cache_latents", job) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith("4 reused, 0 made, 1 redone (the mask changed: picture_2)")
+    assert run("cache_latents", change(job, flip_aug=True)) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "0 reused, 0 made, 5 redone (made without the mirrored picture: picture_0" in said
+    assert run("cache_latents", change(job, flip_aug=False)) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("5 reused, 0 made")
+
+
+def inverted_mask(folder, job):
+    draw_masks(folder, inverted=True)
+
+
+CHANGES = {
+    "another mask": inverted_mask,
+    "another unmasked weight": lambda folder, job: change(job, unmasked_weight=0.5),
+    "no masks": lambda folder, job: job.write_text(
+        "".join(line for line in job.read_text().splitlines(keepends=True) if "mask_" not in line)
+    ),
+    "mirrored pictures": lambda folder, job: change(job, flip_aug=True),
+    "no regularisation": lambda folder, job: change_last(job, is_reg=False),
+}
+
+
+@pytest.mark.parametrize("change_something", CHANGES.values(), ids=CHANGES)
+def test_masks_mirrors_and_regularisation_make_it_another_run(tmp_path, capsys, change_something):
+    job = write_job(tmp_path, max_train_steps=1)
+    add_dataset(change(job, row=draw_masks(tmp_path)), tmp_path, is_reg=True)
+    assert train(job) == 0
+    assert train(job) == 0
+    assert "finished before with the same settings" in capsys.readouterr().out
+    change_something(tmp_path, job)
+    assert train(job) == 2
+    assert "from a run with other settings or pictures" in capsys.readouterr().out
