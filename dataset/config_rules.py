@@ -1,12 +1,13 @@
 """Which keys a dataset table may hold, what each may be, and what is said when it is not."""
 
-import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import voluptuous as vol
 
 from dataset.problems import Problem
+from dataset.spelling import nearest
 
 Where = Callable[[str, int | None], str]
 """(key, index of the dataset or None for [general]) -> its address, such as ``data.toml, line 7``.
@@ -187,16 +188,18 @@ def table_faults(table: Mapping[str, Any], *, index: int | None, where: Where) -
         schema(dict(table))
     except vol.MultipleInvalid as invalid:
         errors = {str(error.path[0]): error.msg for error in invalid.errors}
-        return {
+        faults = {
             key: _fault(key, table[key], why=why, in_general=index is None, address=where(key, index))
             for key, why in errors.items()
         }
+        section = "general" if index is None else f"datasets.{index}"
+        return {key: replace(fault, setting=f"{section}.{key}") for key, fault in faults.items()}
     return {}
 
 
 def nearest_key(key: str) -> str | None:
     """Return the key that ``key`` is most likely a slip of, if any."""
-    close = difflib.get_close_matches(key, [*SHARED_RULES, *OWN_RULES], n=1)
+    close = nearest(key, [*SHARED_RULES, *OWN_RULES], cutoff=0.6)
     return close[0] if close else None
 
 

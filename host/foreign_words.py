@@ -32,6 +32,11 @@ class ForeignWord:
     secret: bool = False
     """True when its value must not be shown."""
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether it describes the pictures, so that it is a word of ours too."""
+        return bool(self.dataset_key) or self.why == _IN_DATASET
+
     def accepts(self, value: object) -> bool:
         """Return whether ``value`` asks for nothing that is not done anyway."""
         return self.any_value or value in self.neutral

@@ -12,6 +12,7 @@ from host.config import Config, load_config, metadata_values, resolved_toml
 from host.errors import FailedRunError, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
+from host.placing import placing
 from host.plan import bucket_table
 from host.processes import Processes, join_processes
 from host.results import (
@@ -35,13 +36,14 @@ def train(argv: Sequence[str]) -> str:
     """Do the whole job: check, cache, train, sample, save, verify; return the closing line."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="train.py")
-    processes = join_processes(config.settings.model.device)
+    with placing(config):
+        processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
-    with screen.alive("looking at files and pictures"):
+    with placing(config), screen.alive("looking at files and pictures"):
         job = check_job(config, processes=processes)
-    progress = _progress_of(job, processes)
-    start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+        progress = _progress_of(job, processes)
+        start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
     _tell(job, start, processes, screen)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
@@ -60,9 +62,11 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     """The first preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_latents.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=["vae"])
+    with placing(config):
+        data = check_data(config, needed=["vae"])
     _say_notes(screen, data.notes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
@@ -78,9 +82,11 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     """The second preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+    with placing(config):
+        data = check_data(config, needed=list(path_roles(config.architecture.settings)))
     _say_notes(screen, data.notes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
