@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
 from host.check import Data, Job, check_data, check_job
@@ -44,7 +45,10 @@ def train(argv: Sequence[str]) -> str:
         job = check_job(config, processes=processes)
         progress = _progress_of(job, processes)
         start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+        room = _room(job, start, processes)
     _tell(job, start, processes, screen)
+    if room:
+        screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -67,7 +71,9 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     _make_tiny(config, processes, screen)
     with placing(config):
         data = check_data(config, needed=["vae"])
+        room = account_for_space(cache_needs(data, []))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -87,13 +93,16 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     _make_tiny(config, processes, screen)
     with placing(config):
         data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+        texts = [*text_entries(data.items), *_prompt_entries(data)]
+        room = account_for_space(cache_needs(data, texts, pictures=False))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
-    count = encoding.texts([*text_entries(data.items), *_prompt_entries(data)])
+    count = encoding.texts(texts)
     encoding.tidy(data.items)
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
@@ -116,6 +125,14 @@ def _progress_of(job: Job, processes: Processes) -> Progress:
         files=job.file_hashes,
         processes=processes.world,
     )
+
+
+def _room(job: Job, start: Start, processes: Processes) -> str:
+    """Return how much the run will write and what is free; refuse where that is too little."""
+    if start.kind is StartKind.FINISHED:
+        return ""
+    texts = [*text_entries(job.items), *_prompt_entries(job)]
+    return check_space(job, texts, device_type=processes.device.type)
 
 
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
