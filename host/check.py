@@ -31,6 +31,7 @@ from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
 from host.regularisation import check_regularisation, regularisation_notes
+from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -142,6 +143,8 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     found.problems += check_trackers(settings.log)
     weight = settings.fit.prior_loss_weight
     found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
+    layout = config.architecture.adapter_layout
+    found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
     plan = _plan(data, world=processes.world) if data.items else None
     if "dit" in data.files.parts:
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
