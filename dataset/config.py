@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.buckets import Size
+from dataset.caption_faults import caption_faults
 from dataset.caption_variants import CaptionRules
 from dataset.config_rules import Where, nearest_key, table_faults
 from dataset.problems import Problem, ProblemsFound
@@ -38,7 +39,8 @@ class DatasetConfig:
     caption_extension: str = DEFAULT_EXTENSION
     """With its dot."""
     missing_caption: str | None = None
-    """For pictures without a caption: None refuses them, ``empty`` trains without text, else the text."""
+    """For pictures without a caption: None refuses them, ``empty`` trains without text, ``folder_name``
+    takes the folder's name, else it is the text."""
     resolution: Size = DEFAULT_RESOLUTION
     batch_size: int = 1
     num_repeats: int = 1
@@ -94,6 +96,7 @@ def parse_datasets(
         table = _Table(own=own, shared=shared, faulty=tuple(faults), index=index, where=where)
         problems += [*faults.values(), *_conflicts(table), *_resolution_problems(table, step=bucket_step)]
         tables.append(table)
+    problems += caption_faults(tables)
     _raise_if(list(dict.fromkeys(problems)))
     configs = tuple(_config(table.values) for table in tables)
     _raise_if(list(_shared_caches(configs, where=where)))

@@ -72,6 +72,7 @@ class Data:
                 content_hash(item.image_path),
                 item.key,
                 [[caption.text, caption.share] for caption in item.captions],
+                item.caption_dropout_every_n_epochs,
                 *item.size,
                 *item.bucket,
                 item.repeats,

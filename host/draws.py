@@ -11,20 +11,26 @@ from host.plan import MicroBatch, StepPlan
 from host.randomness import generator
 
 
-def draw_example(item: Item, *, seed: int, step: int, position: int) -> Example:
+def draw_example(item: Item, *, seed: int, step: int, position: int, epoch: int = 0) -> Example:
     """Return the example of ``item`` at a place of the run; a pure function of its arguments.
 
-    ``step`` counts optimizer updates from 0, ``position`` is the place in the step's global batch.
+    ``step`` counts optimizer updates from 0, ``position`` is the place in the step's global batch,
+    ``epoch`` counts from 0.
     """
 
     def chance(stream: str) -> float:
         source = generator(seed=seed, step=step, position=position, stream=stream)
         return torch.rand((), generator=source, dtype=torch.float64).item()
 
-    shares = [caption.share for caption in item.captions]
+    every = item.caption_dropout_every_n_epochs
+    if every and (epoch + 1) % every == 0:
+        caption = [text.text for text in item.captions].index("")
+    else:
+        shares = [text.share for text in item.captions]
+        caption = pick(shares, chance("caption")) if len(shares) > 1 else 0
     return Example(
         item=item,
-        caption=pick(shares, chance("caption")) if len(shares) > 1 else 0,
+        caption=caption,
         mirrored=item.flip and chance("flip") < 0.5,
     )
 
@@ -36,7 +42,7 @@ def batch_loader(
 
     def load(plan: StepPlan, micro: MicroBatch) -> Batch:
         examples = [
-            draw_example(items[index], seed=seed, step=plan.step, position=position)
+            draw_example(items[index], seed=seed, step=plan.step, position=position, epoch=plan.epoch)
             for index, position in zip(micro.indices, micro.positions, strict=True)
         ]
         return load_batch(examples, names=names)
