@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 
 from dataset.caption_variants import CaptionRules
 from dataset.folders import counted
@@ -104,11 +105,10 @@ def _file_names(captions: Captions, rules: CaptionRules) -> Iterator[str]:
 
 
 def _is_file_name(name: str, written: Sequence[str]) -> bool:
-    stem = name.replace("\\", "/").rpartition("/")[2]
-    known = {_letters(stem), _letters(stem.rpartition(".")[0] or stem)}
+    file = PurePath(name)
     # A single plain word may be both a good file name and a good caption.
-    telling = any(not character.isalpha() for character in stem.rpartition(".")[0])
-    return telling and all(_letters(text) in known for text in written)
+    known = {_letters(file.stem), _letters(file.name)}
+    return not file.stem.isalpha() and all(_letters(text) in known for text in written)
 
 
 def _letters(text: str) -> str:
