@@ -33,7 +33,7 @@ SCRIPTS = {
     "hangul": "\ucc3d\uac00\uc758 \uace0\uc591\uc774",
     "ethiopic": "\u12f5\u1218\u1275",
     "mongolian": "\u182e\u1824\u1825\u1837",
-    "emoji with joiners": "\U0001f469\u200d\U0001f467 and \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f44d\U0001f3fd",
+    "emoji with joiners": "\U0001f469\u200d\U0001f467, \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f44d\U0001f3fd",
     "combining marks": "cafe\u0301, a\u0308\u0323, n\u0303",
     "line separators": "one\u2028two\x85three\vfour",
 }  # fmt: skip
@@ -120,7 +120,7 @@ TEXTS = {
     "big5": ("\u4e00\u96bb\u8c93\u5728\u7a97\u908a\u7761\u89ba\u7684\u7167\u7247", "Big5 (Chinese)"),
     "cp1251": ("\u041a\u043e\u0442 \u043d\u0430 \u043e\u043a\u043d\u0435", "Windows-1251 (Cyrillic)"),
     "koi8_r": ("\u041a\u043e\u0442 \u043d\u0430 \u043e\u043a\u043d\u0435", "KOI8-R (Cyrillic)"),
-    "cp1253": ("\u03bc\u03b9\u03b1 \u03b3\u03ac\u03c4\u03b1, \u03bd\u03cd\u03c7\u03c4\u03b1", "Windows-1253 (Greek)"),
+    "cp1253": ("\u03bc\u03b9\u03b1 \u03b3\u03ac\u03c4\u03b1", "Windows-1253 (Greek)"),
     "cp1256": ("\u0635\u0648\u0631\u0629 \u0642\u0637\u0629 \u0639\u0646\u062f", "Windows-1256 (Arabic)"),
     "cp874": ("\u0e20\u0e32\u0e1e\u0e41\u0e21\u0e27\u0e19\u0e2d\u0e19", "Windows-874 (Thai)"),
     "cp1252": ("un caf\xe9 pr\xe8s de la fen\xeatre", "an older code page such as Windows-1252"),
