@@ -8,6 +8,7 @@ from torch import Tensor
 from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
+from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
 from host.errors import FailedRunError, StoppedByUser
@@ -80,7 +81,7 @@ def cache_latents_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.pictures(data.items)
-    encoding.tidy(data.items)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED latents of {len(data.items)} pictures: {count.sentence()}"
 
 
@@ -103,7 +104,7 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.texts(texts)
-    encoding.tidy(data.items)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
 
@@ -147,8 +148,8 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
         accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
     )
     screen.say("check", sentence)
-    for item in job.items[:3]:
-        screen.say("check", f'caption of {item.image_path.name}: "{item.caption[:70]}"')
+    for line in caption_lines(job.items):
+        screen.say("check", line)
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
@@ -166,7 +167,7 @@ def _prepare_caches(
         )
         encoding.pictures(job.items)
         encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
-        encoding.tidy(job.items)
+        encoding.tidy(job.items, _prompt_entries(job))
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 
