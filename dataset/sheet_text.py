@@ -68,7 +68,8 @@ def _pieces(words: Sequence[str], *, size: int, width: int) -> list[str]:
     for word in words:
         rest = word
         while width_of(rest, size) > width and len(rest) > 1:
-            fits = next(n for n in range(len(rest), 0, -1) if n == 1 or width_of(rest[:n], size) <= width)
+            # Upwards from one letter: a line holds few of a text that may be long.
+            fits = next(n for n in range(1, len(rest)) if width_of(rest[: n + 1], size) > width)
             pieces.append(rest[:fits])
             rest = rest[fits:]
         pieces.append(rest)

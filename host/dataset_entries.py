@@ -84,10 +84,9 @@ def main_text(item: Item) -> str:
 
 
 def name_in(item: Item, config: DatasetConfig) -> str:
-    """Return the name of a picture relative to its folder or picture list, with forward slashes."""
-    folder = config.image_directory or config.source.parent
-    path = item.image_path
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    """Return the name of a picture within its folder, or as the picture list has it."""
+    folder, path = config.image_directory, item.image_path
+    return path.as_posix() if folder is None else path.relative_to(folder).as_posix()
 
 
 def bucket_rows(items: Sequence[Item], batch_sizes: Mapping[int, int]) -> list[BucketRow]:

@@ -201,6 +201,8 @@ def _finding(
     if not details:
         return None
     config = group[0].config
+    if paste is None and len(details) == len(group):
+        advice, paste = "No line to leave them out: nothing would remain.", ()
     return Finding(
         kind=kind,
         dataset=group[0].item.dataset,
