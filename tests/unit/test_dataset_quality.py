@@ -125,7 +125,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
 @pytest.mark.parametrize("radius", [1.5, 3, 6])
 def test_a_blurred_picture_is_found_among_sharp_ones(radius):
     pictures = [picture for some in scenes().values() for picture in some]
-    pictures[7] = cv2.GaussianBlur(pictures[7], (0, 0), radius)
+    pictures[7] = np.asarray(cv2.GaussianBlur(pictures[7], (0, 0), radius), np.uint8)
     assert blurred([sharpness(picture) for picture in pictures]) == (7,)
 
 
