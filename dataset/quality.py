@@ -62,9 +62,8 @@ def perceptual_hash(picture: UInt8[np.ndarray, "H W 3"]) -> int:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA)
     lowest = cv2.dct(small.astype(np.float32))[:HASH_SIDE, :HASH_SIDE].ravel()
-    # The first is the brightness, which is no part of the likeness. Rounded: a plain picture has no
-    # frequencies but the noise of the arithmetic.
-    waves = np.round(lowest[1:], 1)
+    # The first is the brightness, which is no part of the likeness.
+    waves = lowest[1:]
     bits = np.concatenate(([False], waves > np.median(waves)))
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

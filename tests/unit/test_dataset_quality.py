@@ -74,6 +74,12 @@ def test_two_pictures_of_different_scenes_are_far_apart():
     assert min(distances) > 2 * NEAR
 
 
+def test_half_of_the_frequencies_are_above_the_median():
+    # 63 of them; the 64th bit stands for the brightness and is never set.
+    assert {bits.bit_count() for some in hashes().values() for bits in some} == {31}
+    assert all(bits < 1 << 63 for some in hashes().values() for bits in some)
+
+
 def test_a_copy_points_at_the_most_similar_of_the_earlier_ones_and_no_chain_is_made():
     far = (1 << 64) - 1
     near, nearer = (1 << NEAR) - 1, 1

@@ -17,7 +17,7 @@ from dataset.contact_sheet import SIDE, cell_places
 from dataset.images import decode, fit_to_bucket
 from dataset.sampler import plan_epoch
 from dataset.scan import Caption, scan
-from host.dataset_entries import bucket_rows
+from host.dataset_entries import bucket_rows, main_text
 from host.dataset_report import dataset_report, write_dataset_report
 from host.outputs import OutputSettings
 
@@ -142,6 +142,7 @@ def test_copies_are_found_and_the_line_leaves_out_the_smaller_one(photos):
 def test_a_line_keeps_what_is_left_out_already_and_brackets_in_names_are_no_pattern(photos):
     save(photos, "a [1].png", scene(0))
     save(photos, "b.png", resized(scene(0), 640, 480))
+    save(photos, "old.png", scene(5, place=5))
     _, report = look(config(photos, exclude=("old.png",)))
     assert only(report, "near_duplicates")["paste"] == ['exclude = ["old.png", "a [[]1].png"]']
 
@@ -290,6 +291,7 @@ def test_texts_shares_marks_and_masks_are_in_the_report(photos):
     assert [(text["text"], text["share"]) for text in picture["texts"]] == texts
     assert (picture["mask_share"], picture["mirrored"], picture["is_reg"]) == (0.2, True, True)
     assert picture["repeats"] == 4
+    assert main_text(item) == "\u77ed\u53d1"
 
 
 def write(items, dataset_config, folder, *, name="lora", **more):
