@@ -11,11 +11,12 @@ from host.caching import TextEntry, conditioning_of, prompt_entries, text_entrie
 from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
-from host.errors import FailedRunError, StoppedByUser
+from host.dataset_entries import bucket_rows
+from host.dataset_report import write_dataset_report
+from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
 from host.placing import placing
-from host.plan import bucket_table
 from host.processes import Processes, join_processes
 from host.results import (
     Start,
@@ -50,6 +51,8 @@ def train(argv: Sequence[str]) -> str:
     _tell(job, start, processes, screen)
     if room:
         screen.say("check", room)
+    if processes.is_main:
+        _report_on_pictures(job, screen)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -142,14 +145,27 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     screen.say("check", parts)
     screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
     _say_notes(screen, [*job.config.notes, *job.notes, *start.notes])
-    for line in bucket_table(job.items):
-        screen.say("check", line)
+    batch_sizes = {index: dataset.batch_size for index, dataset in enumerate(job.datasets)}
+    for row in bucket_rows(job.items, batch_sizes):
+        screen.say("check", row.line())
     sentence = job.plan.arithmetic(
         accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
     )
     screen.say("check", sentence)
     for line in caption_lines(job.items):
         screen.say("check", line)
+
+
+def _report_on_pictures(job: Job, screen: Screen) -> None:
+    """Write report and contact sheets; that they cannot be written stops no job."""
+    try:
+        with screen.alive("measuring pictures and drawing contact sheets"):
+            written = write_dataset_report(job.items, job.datasets, output=job.settings.output)
+    except (OSError, ProblemsFound) as error:
+        screen.say("note", f"no report on the pictures was written: {error}")
+        return
+    screen.say("check", written.places())
+    _say_notes(screen, written.lines())
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
