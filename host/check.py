@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 NOT_YET = {
     "blocks_to_swap": "Streaming weights from host memory",
-    "fp8_base": "Keeping the transformer in 8 bit",
-    "fp8_scaled": "Keeping the transformer in 8 bit",
 }
 """Settings of the field that are known here and do not act yet."""
 

@@ -54,20 +54,26 @@ def generate_image(argv: Sequence[str]) -> str:
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            config.architecture, files.paths["dit"], settings=config.settings.model, device=device
+        frozen = load_frozen_transformer(
+            config.architecture,
+            files.paths["dit"],
+            skeleton=files.skeleton(),
+            settings=config.settings.model,
+            device=device,
         )
+    for note in frozen.notes:
+        screen.say("load", note)
     sampler = Sampler(
         architecture=config.architecture,
         variant=files.variant,
-        transformer=transformer,
+        transformer=frozen.transformer,
         conditioning=conditioning_of(entries, variant=files.variant),
         device=device,
         seed=config.settings.fit.seed,
         stopping=stopping,
     )
     latents = _draw(sampler, order, config, prompts, screen=screen)
-    del transformer, sampler
+    del frozen, sampler
     release_memory()
     autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
     with torch.no_grad():

@@ -13,10 +13,13 @@ from torch.utils.checkpoint import checkpoint
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.headers import read_header
+from host.placement import Placement, Skeleton, eight_bit_linears
+from host.quantization import receipt
 from host.setting import setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
+from networks.linears import linears_of
 from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
@@ -52,7 +55,7 @@ class ModelSettings:
         True, help="Read model files plainly instead of mapping them into memory.", in_metadata=False
     )
     blocks_to_swap: int = setting(0, help="Blocks whose weights wait in host memory.", minimum=0)
-    fp8_base: bool = setting(False, help="Keep the frozen transformer in 8 bit.")
+    fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
     )
@@ -88,19 +91,45 @@ class NetworkSettings:
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A loaded transformer, every parameter frozen."""
+
+    transformer: nn.Module
+    notes: tuple[str, ...]
+    """What to say of how it is kept."""
+
+
 def load_frozen_transformer(
-    architecture: Architecture, path: Path, *, settings: ModelSettings, device: torch.device
-) -> nn.Module:
-    """Load the transformer in the precision that it computes in; every parameter is frozen."""
+    architecture: Architecture,
+    path: Path,
+    *,
+    skeleton: Skeleton,
+    settings: ModelSettings,
+    device: torch.device,
+) -> Frozen:
+    """Load the transformer as the settings keep it; what is in 8 bit never exists whole in another type."""
+    dtype = COMPUTE_DTYPES[settings.mixed_precision]
+    placement = Placement(
+        device=device,
+        dtype=dtype,
+        eight_bit=eight_bit_linears(skeleton, scaled=settings.fp8_scaled, covered=architecture.scaled_linears)
+        if settings.fp8_base
+        else (),
+        scaled=settings.fp8_scaled,
+    )
     transformer = architecture.load_transformer(
         path,
         device=device,
-        dtype=COMPUTE_DTYPES[settings.mixed_precision],
+        dtype=dtype,
         disable_mmap=settings.disable_mmap,
+        place=placement if placement.eight_bit else None,
         attn_mode=settings.attn_mode,
         split_attn=settings.split_attn,
     )
-    return transformer.requires_grad_(False)
+    placement.install(transformer)
+    notes = (receipt(placement.errors),) if placement.errors else ()
+    return Frozen(transformer=transformer.requires_grad_(False), notes=notes)
 
 
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
@@ -150,15 +179,6 @@ def _check_continuing(settings: NetworkSettings, path: Path) -> list[Problem]:
             remedy=f"Remove {', '.join(words)}; or remove network_weights to begin anew.",
         )
     ]
-
-
-def linears_of(transformer: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return every linear: module path -> (out features, in features)."""
-    return {
-        name: (module.out_features, module.in_features)
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
 
 
 def attach_adapter(

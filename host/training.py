@@ -28,7 +28,6 @@ from host.prepare import (
     adapter_summary,
     attach_adapter,
     checkpoint_blocks,
-    linears_of,
     load_frozen_transformer,
 )
 from host.processes import Processes
@@ -37,6 +36,7 @@ from host.sampling import Sampler
 from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
+from networks.linears import linears_of
 from networks.lora import Adapter
 
 
@@ -63,9 +63,16 @@ def prepare_training(
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            architecture, job.files.paths["dit"], settings=settings.model, device=processes.device
+        frozen = load_frozen_transformer(
+            architecture,
+            job.files.paths["dit"],
+            skeleton=job.files.skeleton(),
+            settings=settings.model,
+            device=processes.device,
         )
+    for note in frozen.notes:
+        screen.say("load", note)
+    transformer = frozen.transformer
     linears = linears_of(transformer)
     adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
     if settings.model.gradient_checkpointing:

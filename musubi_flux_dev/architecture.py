@@ -195,4 +195,6 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
+    scaled_linears=TOKEN_LINEARS,
 )

@@ -56,6 +56,28 @@ def test_every_tiny_file_is_identified_as_what_its_setting_needs(architecture, t
     assert architecture.check_files(files, found) in ((), [])
 
 
+def test_the_header_names_the_blocks_that_the_loaded_model_has(architecture, tmp_path):
+    path = architecture.tiny(tmp_path)["dit"]
+    named = architecture.identify(read_header(path)).blocks
+    transformer = architecture.load_transformer(path, device="cpu")
+    blocks = architecture.blocks(transformer)
+    assert [transformer.get_submodule(name) for name in named] == list(blocks)
+    assert named
+
+
+def test_the_loader_keeps_what_place_returns_for_every_parameter(architecture, tmp_path):
+    path, seen = architecture.tiny(tmp_path)["dit"], {}
+
+    def place(name, tensor):
+        seen[name] = tensor.to(torch.float64)
+        return seen[name]
+
+    transformer = architecture.load_transformer(path, device="cpu", place=place)
+    kept = dict(transformer.named_parameters())
+    assert kept.keys() == seen.keys()
+    assert all(kept[name].data_ptr() == seen[name].data_ptr() for name in seen)
+
+
 def test_tiny_is_seeded(architecture, tmp_path):
     one, other = architecture.tiny(tmp_path / "one"), architecture.tiny(tmp_path / "other")
     assert one["dit"].read_bytes() == other["dit"].read_bytes()
