@@ -10,13 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
-from host.check import not_yet
+from host.check import check_memory
 from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
+from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
-from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
+from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
@@ -24,6 +25,7 @@ from host.setting import path_roles
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
+PROMPT_CACHE = Path("cache") / "prompts"
 EPILOG = "The models come from a training file, or from the flags of train.py that name them."
 
 
@@ -48,9 +50,7 @@ def generate_image(argv: Sequence[str]) -> str:
         config.architecture.tiny(config.settings.model.tiny_directory)
     files = _files(config, order)
     device, screen = join_processes(config.settings.model.device).device, Screen()
-    entries = prompt_entries(
-        texts_of(prompts), folder=Path("cache") / "prompts", code=config.architecture.code
-    )
+    entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
     with screen.alive("loading the transformer"):
@@ -59,10 +59,11 @@ def generate_image(argv: Sequence[str]) -> str:
             files.paths["dit"],
             skeleton=files.skeleton(),
             settings=config.settings.model,
-            device=device,
+            home=Home(device=device, folder=PROMPT_CACHE),
         )
     for note in frozen.notes:
         screen.say("load", note)
+    start_blocks(frozen, config.architecture, checkpointed=False)
     sampler = Sampler(
         architecture=config.architecture,
         variant=files.variant,
@@ -128,7 +129,7 @@ def _files(config: Config, order: Order) -> ModelFiles:
     elif order.lora_weight is not None and not problems:
         prefix = config.architecture.adapter_layout.kohya_prefix
         problems += unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
-    problems += not_yet(config)
+    problems += check_memory(config, files)
     if problems:
         raise ConfigError(problems)
     return files

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from host.errors import ConfigError
-from host.quantization import FrozenWeight, quantize
+from host.quantization import FrozenWeight, Parts, quantize
+from host.streaming import Shelf
 from networks.linears import StoredLinear
 
 
@@ -33,7 +34,7 @@ class Skeleton:
 
 @dataclass(slots=True, kw_only=True)
 class Placement:
-    """The host's ``Place``: what is kept in 8 bit is quantised as it is read, one tensor at a time."""
+    """The host's ``Place``: quantises each weight as it is read, and puts it where it is to wait."""
 
     device: torch.device
     dtype: torch.dtype
@@ -41,6 +42,9 @@ class Placement:
     eight_bit: Collection[str]
     """Module paths of the linears that are kept in 8 bit."""
     scaled: bool
+    streamed: Mapping[str, str]
+    """Module path of each linear whose weight does not stay on the device -> its block."""
+    shelf: Shelf | None
     weights: dict[str, FrozenWeight] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     """Module path -> what 8 bit lost, relative to the weight."""
@@ -48,20 +52,33 @@ class Placement:
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return what the parameter ``name`` shall be; a linear's weight is kept here until ``install``."""
         path = name.removesuffix(".weight")
-        if path == name or path not in self.eight_bit:
+        if path == name or path not in self._kept_back():
             return tensor.to(device=self.device, dtype=self.dtype)
+        weight, parts = FrozenWeight(tuple(tensor.shape), self.device), self._parts(path, tensor)
+        if self.shelf is not None and path in self.streamed:
+            self.shelf.put(self.streamed[path], weight, parts)
+        else:
+            weight.parts = parts
+        self.weights[path] = weight
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    def _kept_back(self) -> Collection[str]:
+        return {*self.eight_bit, *self.streamed}
+
+    def _parts(self, path: str, tensor: Tensor) -> Parts:
+        if path not in self.eight_bit:
+            return (tensor.to(self.dtype),)
         made = quantize(tensor.to(self.device), scaled=self.scaled)
         self.errors[path] = made.error
-        self.weights[path] = FrozenWeight(tuple(tensor.shape), self.device, made.parts)
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        return made.parts
 
     def install(self, transformer: nn.Module) -> None:
         """Put a linear over its stored weight wherever one was kept back."""
-        if absent := [path for path in self.eight_bit if path not in self.weights]:
+        if absent := [path for path in self._kept_back() if path not in self.weights]:
             raise ConfigError.of(
-                f"This architecture's loader does not hand its weights to place (such as {absent[0]}), so "
-                "fp8_base cannot act.",
-                "Write:  fp8_base = false",
+                f"This architecture's loader does not hand its weights to place (such as {min(absent)}), so "
+                "fp8_base and blocks_to_swap cannot act.",
+                "Write:  fp8_base = false  and  blocks_to_swap = 0",
             )
         for path, weight in self.weights.items():
             linear = transformer.get_submodule(path)

@@ -1,20 +1,15 @@
-"""From files to a model ready to train: load, freeze, attach the adapter, checkpoint."""
+"""Which model and which adapter; puts the adapter on the model."""
 
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.headers import read_header
-from host.placement import Placement, Skeleton, eight_bit_linears
-from host.quantization import receipt
 from host.setting import setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
@@ -54,7 +49,12 @@ class ModelSettings:
     disable_mmap: bool = setting(
         True, help="Read model files plainly instead of mapping them into memory.", in_metadata=False
     )
-    blocks_to_swap: int = setting(0, help="Blocks whose weights wait in host memory.", minimum=0)
+    blocks_to_swap: int = setting(
+        0,
+        help="Blocks whose weights wait in main memory (on disk when the device is the CPU).",
+        minimum=0,
+        in_metadata=False,
+    )
     fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
@@ -86,50 +86,6 @@ class NetworkSettings:
     network_weights: Path | None = setting(
         None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
     )
-
-
-COMPUTE_DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """A loaded transformer, every parameter frozen."""
-
-    transformer: nn.Module
-    notes: tuple[str, ...]
-    """What to say of how it is kept."""
-
-
-def load_frozen_transformer(
-    architecture: Architecture,
-    path: Path,
-    *,
-    skeleton: Skeleton,
-    settings: ModelSettings,
-    device: torch.device,
-) -> Frozen:
-    """Load the transformer as the settings keep it; what is in 8 bit never exists whole in another type."""
-    dtype = COMPUTE_DTYPES[settings.mixed_precision]
-    placement = Placement(
-        device=device,
-        dtype=dtype,
-        eight_bit=eight_bit_linears(skeleton, scaled=settings.fp8_scaled, covered=architecture.scaled_linears)
-        if settings.fp8_base
-        else (),
-        scaled=settings.fp8_scaled,
-    )
-    transformer = architecture.load_transformer(
-        path,
-        device=device,
-        dtype=dtype,
-        disable_mmap=settings.disable_mmap,
-        place=placement if placement.eight_bit else None,
-        attn_mode=settings.attn_mode,
-        split_attn=settings.split_attn,
-    )
-    placement.install(transformer)
-    notes = (receipt(placement.errors),) if placement.errors else ()
-    return Frozen(transformer=transformer.requires_grad_(False), notes=notes)
 
 
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
@@ -236,12 +192,6 @@ def attach_lora_file(
     )
     adapter.load_state(state_of(factors))
     return adapter
-
-
-def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let each block be recomputed in the backward pass instead of keeping what it computed."""
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def adapter_summary(adapter: Adapter) -> str:

@@ -18,18 +18,14 @@ from host.check import Job
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
+from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.logs import JsonLines, Screen, open_trackers
 from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
-from host.prepare import (
-    adapter_summary,
-    attach_adapter,
-    checkpoint_blocks,
-    load_frozen_transformer,
-)
+from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
 from host.results import Start
 from host.sampling import Sampler
@@ -68,15 +64,14 @@ def prepare_training(
             job.files.paths["dit"],
             skeleton=job.files.skeleton(),
             settings=settings.model,
-            device=processes.device,
+            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
         )
     for note in frozen.notes:
         screen.say("load", note)
     transformer = frozen.transformer
     linears = linears_of(transformer)
     adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
-    if settings.model.gradient_checkpointing:
-        checkpoint_blocks(architecture.blocks(transformer))
+    start_blocks(frozen, architecture, checkpointed=settings.model.gradient_checkpointing)
     saver = LoraSaver(
         output=settings.output,
         adapter=adapter,

@@ -2,6 +2,8 @@
 
 import weakref
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +11,18 @@ from safetensors.torch import load_file, save_file
 
 from host.architecture import read_header
 from host.errors import ConfigError
+from host.frozen import Home, load_frozen_transformer
 from host.placement import Placement, Skeleton
-from host.prepare import ModelSettings, load_frozen_transformer
+from host.prepare import ModelSettings
 from host.quantization import FrozenWeight, quantize
 from host.registry import find_architecture
 from networks.linears import StoredLinear
 
 FLUX = find_architecture("fd")
 CPU = torch.device("cpu")
-BASE, SCALED = {"fp8_base": True}, {"fp8_base": True, "fp8_scaled": True}
+HOME = Home(device=CPU, folder=Path("never/used"))
+BASE: dict[str, Any] = {"fp8_base": True}
+SCALED: dict[str, Any] = {"fp8_base": True, "fp8_scaled": True}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +32,18 @@ def tiny(tmp_path_factory):
 
 def skeleton_of(path):
     part = FLUX.identify(read_header(path))
+    assert part is not None
+    assert part.linears is not None
     return Skeleton(blocks=part.blocks, linears=part.linears)
 
 
-def load(path, **settings):
+def load(path, **settings: Any):
     return load_frozen_transformer(
-        FLUX, path, skeleton=skeleton_of(path), settings=ModelSettings(**settings), device=CPU
+        FLUX, path, skeleton=skeleton_of(path), settings=ModelSettings(**settings), home=HOME
     )
 
 
-def stored(transformer):
+def stored(transformer) -> dict[str, Any]:
     return {p: m.weight for p, m in transformer.named_modules() if isinstance(m, StoredLinear)}
 
 
@@ -110,7 +117,7 @@ def test_every_kind_of_file_works_with_every_setting(tiny, tmp_path, kind, setti
     path = tmp_path / "dit.safetensors"
     save_file(FILES[kind](load_file(tiny)), path)
     transformer = load(path, **settings).transformer
-    plain = FLUX.load_transformer(path, device="cpu", dtype=torch.bfloat16)
+    plain: Any = FLUX.load_transformer(path, device="cpu", dtype=torch.bfloat16)
     assert velocity(transformer).isfinite().all()
     for name, weight in stored(transformer).items():
         original = plain.get_submodule(name).weight.float()
@@ -144,7 +151,9 @@ def velocity(transformer):
 
 def test_what_was_read_is_given_up_as_soon_as_it_is_quantised(tiny):
     linears, original = list(skeleton_of(tiny).block_linears()), load_file(tiny)
-    placement = Placement(device=CPU, dtype=torch.bfloat16, eight_bit=linears, scaled=True)
+    placement = Placement(
+        device=CPU, dtype=torch.bfloat16, eight_bit=linears, scaled=True, streamed={}, shelf=None
+    )
     for path in linears:
         read = original.pop(f"{path}.weight")
         gone = weakref.ref(read)
@@ -161,13 +170,13 @@ def test_loading_prints_the_error_of_every_quantised_linear_once(tiny):
 
 
 def test_a_loader_that_ignores_place_is_told_instead_of_training_in_another_precision(tiny):
-    deaf = replace(
-        FLUX,
-        load_transformer=lambda path, *, place, **others: FLUX.load_transformer(path, **others),
-    )
+    def load_without_asking(path, *, place, device, dtype, **_):
+        return FLUX.load_transformer(path, device=device, dtype=dtype)
+
+    deaf = replace(FLUX, load_transformer=load_without_asking)
     with pytest.raises(ConfigError, match="does not hand its weights to place"):
         load_frozen_transformer(
-            deaf, tiny, skeleton=skeleton_of(tiny), settings=ModelSettings(**BASE), device=CPU
+            deaf, tiny, skeleton=skeleton_of(tiny), settings=ModelSettings(**BASE), home=HOME
         )
 
 
