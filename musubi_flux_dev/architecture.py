@@ -196,4 +196,6 @@ FLUX_DEV = Architecture(
     ),
     tiny=tiny,
     find_tokenizers=find_tokenizers,
+    # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
+    scaled_linears=TOKEN_LINEARS,
 )

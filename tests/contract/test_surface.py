@@ -37,6 +37,7 @@ def test_the_members_of_the_contract():
         "adapter_layout",
         "tiny",
         "find_tokenizers",
+        "scaled_linears",
         "fast_blocks",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(
