@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dataset.buckets import Size
+from dataset.pictures_record import RECORD_NAME
 from dataset.problems import Problem, ProblemsFound
 
 FORMAT_VERSION = "1.0.1"
 FINGERPRINT = "fingerprint_"
+SHARED_FOLDERS = ("prompts", "texts")
+"""Folders in a cache directory whose entries belong to no single picture."""
 
 _DTYPE_NAMES = sorted(
     (str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)),
@@ -132,15 +135,24 @@ def _difference(metadata: Mapping[str, str], fingerprint: Mapping[str, str]) -> 
 def unused_entries(directory: Path, code: str, used: Collection[Path]) -> list[Path]:
     """Return this architecture's files in ``directory`` that are not among ``used``.
 
-    What an interrupted write left behind counts too; files of other names never do.
+    What an interrupted write left behind counts too; files of other names never do. Sub-folders are those
+    of the pictures; one with a record of its own is another dataset's cache.
     """
     if not directory.is_dir():
         return []
     code = re.escape(code)
     entry = re.compile(rf".+_(?:\d{{4,}}x\d{{4,}}_{code}|{code}_te)\.safetensors(?:\.\d+\.part)?")
     kept = {path.resolve() for path in used}
-    found = (path for path in directory.iterdir() if entry.fullmatch(path.name) and path.is_file())
+    found = (path for path in _files_of(directory) if entry.fullmatch(path.name))
     return sorted(path for path in found if path.resolve() not in kept)
+
+
+def _files_of(directory: Path) -> Iterator[Path]:
+    for path in directory.iterdir():
+        if path.is_file():
+            yield path
+        elif path.name not in SHARED_FOLDERS and not (path / RECORD_NAME).exists():
+            yield from _files_of(path)
 
 
 def content_hash(path: Path) -> str:

@@ -1,14 +1,14 @@
 """The captions of one dataset: what was written, what stands in for it, and what is wrong with it."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset.captions import OTHER_EXTENSIONS
 from dataset.config import DatasetConfig
-from dataset.folders import counted
+from dataset.folders import captions_beside, counted
 from dataset.problems import Problem, name_some
 
 
@@ -25,8 +25,20 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
-        """Return the shortest name of a picture that is still clear."""
-        return path.name if self.config.image_directory else path.as_posix()
+        """Return the shortest name of a picture that is still clear: relative to the dataset's folder."""
+        return self._below(path, self.config.image_directory).as_posix()
+
+    def key(self, path: Path) -> str:
+        """Return what captions and caches of a picture are named after: its name without extension.
+
+        In a dataset with sub-folders it begins with theirs, such as ``cats/01``.
+        """
+        if not self.config.recursive:
+            return path.stem
+        return self._below(path.with_name(path.stem), self.config.image_directory).as_posix()
+
+    def _below(self, path: Path, folder: Path | None) -> Path:
+        return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
 
 
 def settle(source: Source, written: Mapping[Path, Sequence[str] | None]) -> None:
@@ -64,11 +76,11 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
         'To give all of them the same text:       missing_caption = "a photo of ohwx man"',
     ]
     if config.image_directory is not None:
-        directory = config.caption_directory or config.image_directory
         remedy = [
+            *_captions_apart(config),
             *(
                 f'{counted(count, "file")} *{extension} there. To use it:  caption_extension = "{extension}"'
-                for extension, count in _other_captions(absent, directory)
+                for extension, count in _other_captions(config, absent)
             ),
             *remedy,
         ]
@@ -80,13 +92,27 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     )
 
 
-def _other_captions(absent: Sequence[Path], directory: Path) -> list[tuple[str, int]]:
+def _captions_apart(config: DatasetConfig) -> list[str]:
+    """Return the line to paste where the captions lie in a folder beside that of the pictures."""
+    if config.caption_directory is not None or config.image_directory is None:
+        return []
+    apart = captions_beside(config.image_directory, config.caption_extension)
+    return [] if apart is None else [f'Captions lie in {apart}:  caption_directory = "{apart.as_posix()}"']
+
+
+def _other_captions(config: DatasetConfig, absent: Sequence[Path]) -> list[tuple[str, int]]:
     """Return extension -> how many of the pictures have a caption of that extension instead."""
-    stems = {picture.stem for picture in absent}
-    names = [Path(name) for name in os.listdir(directory)]
-    counts = Counter(
-        name.suffix for name in names if name.stem in stems and name.suffix.lower() in OTHER_EXTENSIONS
-    )
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for picture in absent:
+        stems[config.caption_folder(picture)].add(picture.stem)
+    names = [
+        name
+        for folder, wanted in stems.items()
+        if folder.is_dir()
+        for name in map(Path, os.listdir(folder))
+        if name.stem in wanted
+    ]
+    counts = Counter(name.suffix for name in names if name.suffix.lower() in OTHER_EXTENSIONS)
     return counts.most_common()
 
 

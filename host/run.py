@@ -39,10 +39,11 @@ def train(argv: Sequence[str]) -> str:
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
     with screen.alive("looking at files and pictures"):
-        job = check_job(config, processes=processes)
+        job = check_job(config, processes=processes, watch=screen.watch)
     progress = _progress_of(job, processes)
     start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
     _tell(job, start, processes, screen)
+    _remember(job, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -62,8 +63,9 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_latents.py")
     processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=["vae"])
+    data = check_data(config, needed=["vae"], watch=screen.watch)
     _say_notes(screen, data.notes)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -80,8 +82,9 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
     processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+    data = check_data(config, needed=list(path_roles(config.architecture.settings)), watch=screen.watch)
     _say_notes(screen, data.notes)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -126,6 +129,13 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     screen.say("check", sentence)
     for item in job.items[:3]:
         screen.say("check", f'caption of {item.image_path.name}: "{item.caption[:70]}"')
+
+
+def _remember(data: Data, processes: Processes) -> None:
+    """Now that nothing is refused any more, keep what was learned of the pictures for the next time."""
+    if processes.is_main:
+        for record in data.records:
+            record.save()
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
