@@ -1,4 +1,4 @@
-"""Keys of other trainers' dataset files: other names of ours, accepted ones, and refused ones with reasons."""
+"""Keys of other trainers' dataset files: other names of ours, accepted, or refused with the reason."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -8,10 +8,12 @@ import pytest
 import toml
 import torch
 import toy_architecture
-from jobs import TOY, run, train, write_job
+from jobs import TOY, draw_pictures, run, train, write_job
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from dataset.pictures_record import RECORD_NAME
 
 AGAIN = ("--overwrite", "--max_train_steps", "1")
 
@@ -28,7 +30,8 @@ def job(tmp_path, capsys):
 
 
 def entries(folder):
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / "cached").iterdir()}
+    files = [path for path in (folder / "cached").iterdir() if path.name != RECORD_NAME]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def changed(folder, before):
@@ -135,18 +138,27 @@ def test_the_cache_of_another_architecture_is_refused_before_anything(tmp_path, 
 
 
 def pictures_of(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*")}
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in [folder, *folder.rglob("*")]
+    }
 
 
 def test_the_picture_folder_is_only_read(tmp_path, capsys, monkeypatch):
     job = write_job(tmp_path, max_train_steps=1)
-    (tmp_path / "pictures" / "notes.psd").write_bytes(b"beside the pictures")
-    before = pictures_of(tmp_path / "pictures")
+    pictures = tmp_path / "pictures"
+    (pictures / "notes.docx").write_bytes(b"beside the pictures")
+    draw_pictures(pictures / "more")
+    job.write_text(job.read_text().replace("image_directory", "recursive = true\nimage_directory"))
+    for path in [pictures, *pictures.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = pictures_of(pictures)
     everything = set(tmp_path.rglob("*"))
     for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
         assert run(program, job, "--check") == 0
         assert capsys.readouterr().out.splitlines()[-1] == "CHECKED: nothing stands in the way"
-    assert set(tmp_path.rglob("*")) == everything
+    cache = tmp_path / "cached"
+    assert set(tmp_path.rglob("*")) == everything | {cache, cache / RECORD_NAME}
 
     assert run("cache_latents", job) == 0
     assert run("cache_text_encoder_outputs", job) == 0
@@ -154,7 +166,8 @@ def test_the_picture_folder_is_only_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(toy_architecture.Toy, "forward", no_encoder)
     assert train(job, "--overwrite") == 1
     assert train(job, "--network_dim", "0") == 2
-    assert pictures_of(tmp_path / "pictures") == before
+    assert pictures_of(pictures) == before
+    assert (cache / "more" / "picture_0_toy_te.safetensors").is_file()
 
 
 def test_the_cache_programs_work_from_the_training_file_and_training_reuses_all(tmp_path, capsys):
