@@ -78,7 +78,9 @@ def test_a_colour_has_the_value_that_one_sees_on_white(tmp_path, image, options,
     assert pixel(tmp_path, encoded(image, **options)) == expected
 
 
-@pytest.mark.parametrize(("transparency", "expected"), [(None, [0, 0, 255]), (1, [255] * 3), (b"\xff\x00", [255] * 3)])
+@pytest.mark.parametrize(
+    ("transparency", "expected"), [(None, [0, 0, 255]), (1, [255] * 3), (b"\xff\x00", [255] * 3)]
+)
 def test_a_palette_is_looked_up_and_its_transparent_colour_is_white(tmp_path, transparency, expected):
     image = one("P", 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
