@@ -135,24 +135,32 @@ def _difference(metadata: Mapping[str, str], fingerprint: Mapping[str, str]) -> 
 def unused_entries(directory: Path, code: str, used: Collection[Path]) -> list[Path]:
     """Return this architecture's files in ``directory`` that are not among ``used``.
 
-    What an interrupted write left behind counts too; files of other names never do. Sub-folders are those
-    of the pictures; one with a record of its own is another dataset's cache.
+    What an interrupted write left behind counts too; files of other names never do. Sub-folders are looked
+    into where some of ``used`` lie in them: then they are those of the pictures.
     """
     if not directory.is_dir():
         return []
     code = re.escape(code)
     entry = re.compile(rf".+_(?:\d{{4,}}x\d{{4,}}_{code}|{code}_te)\.safetensors(?:\.\d+\.part)?")
     kept = {path.resolve() for path in used}
-    found = (path for path in _files_of(directory) if entry.fullmatch(path.name))
+    own = directory.resolve()
+    places = {path.relative_to(own).parts[:-1] for path in kept if path.is_relative_to(own)}
+    nested = any(place and place[0] not in SHARED_FOLDERS for place in places)
+    found = (path for path in _files_of(directory, nested=nested) if entry.fullmatch(path.name))
     return sorted(path for path in found if path.resolve() not in kept)
 
 
-def _files_of(directory: Path) -> Iterator[Path]:
+def _files_of(directory: Path, *, nested: bool) -> Iterator[Path]:
     for path in directory.iterdir():
         if path.is_file():
             yield path
-        elif path.name not in SHARED_FOLDERS and not (path / RECORD_NAME).exists():
-            yield from _files_of(path)
+        elif nested and not path.is_symlink() and not _is_apart(path):
+            yield from _files_of(path, nested=True)
+
+
+def _is_apart(folder: Path) -> bool:
+    """Return whether a folder in a cache directory belongs to no single picture, or to another dataset."""
+    return folder.name in SHARED_FOLDERS or (folder / RECORD_NAME).exists()
 
 
 def content_hash(path: Path) -> str:

@@ -18,21 +18,6 @@ PARENT_WORDS = ("train_data_dir", "reg_data_dir")
 
 _SUBSETS = "datasets.subsets"
 _SECTIONS = {"general": "[general]", "datasets": "[[datasets]]", _SUBSETS: "[[datasets.subsets]]"}
-PARENT_WORDS = ("train_data_dir", "reg_data_dir")
-"""sd-scripts' words for a folder of ``10_cat`` folders."""
-
-_SUBSETS = "datasets.subsets"
-_SECTIONS = {"general": "[general]", "datasets": "[[datasets]]", _SUBSETS: "[[datasets.subsets]]"}
-PARENT_WORDS = ("train_data_dir", "reg_data_dir")
-"""sd-scripts' words for a folder of ``10_cat`` folders."""
-
-_SUBSETS = "datasets.subsets"
-_SECTIONS = {"general": "[general]", "datasets": "[[datasets]]", _SUBSETS: "[[datasets.subsets]]"}
-PARENT_WORDS = ("train_data_dir", "reg_data_dir")
-"""sd-scripts' words for a folder of ``10_cat`` folders."""
-
-_SUBSETS = "datasets.subsets"
-_SECTIONS = {"general": "[general]", "datasets": "[[datasets]]", _SUBSETS: "[[datasets.subsets]]"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,48 +53,6 @@ class DatasetTables:
                     return found
         return None
 
-    def find(self, key: str, index: int | None) -> Key | None:
-        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None.
-
-        A subset is a dataset of its own, which inherits from the table that it belongs to.
-        """
-        if self.source is None:
-            return None
-        names = [key, *(alias for alias, name in ALIASES.items() if name == key)]
-        for table, number in self._tables(index):
-            for name in names:
-                if found := self.source.find(table, name, index=number):
-                    return found
-        return None
-
-    def find(self, key: str, index: int | None) -> Key | None:
-        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None.
-
-        A subset is a dataset of its own, which inherits from the table that it belongs to.
-        """
-        if self.source is None:
-            return None
-        names = [key, *(alias for alias, name in ALIASES.items() if name == key)]
-        for table, number in self._tables(index):
-            for name in names:
-                if found := self.source.find(table, name, index=number):
-                    return found
-        return None
-
-    def find(self, key: str, index: int | None) -> Key | None:
-        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None.
-
-        A subset is a dataset of its own, which inherits from the table that it belongs to.
-        """
-        if self.source is None:
-            return None
-        names = [key, *(alias for alias, name in ALIASES.items() if name == key)]
-        for table, number in self._tables(index):
-            for name in names:
-                if found := self.source.find(table, name, index=number):
-                    return found
-        return None
-
     def where(self, key: str, index: int | None) -> str:
         """Return where a key stands, or near where it would."""
         default = next((word for word in (key, *PARENT_WORDS) if word in self.defaults), None)
@@ -130,7 +73,7 @@ class DatasetTables:
         if index is None:
             yield "general", None
             return
-        tables = (self.document or {}).get("datasets")
+        tables = (self.document or {}).get("datasets", [])
         places = places_of(tables) if are_tables(tables) else []
         number, subset = places[index] if index < len(places) else (index, None)
         if subset is not None:

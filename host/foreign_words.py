@@ -80,7 +80,8 @@ def _dataset_words() -> Iterator[tuple[str, ForeignWord]]:
         str: "caption_extension missing_caption class_tokens trigger_word caption_separator "
         "secondary_separator keep_tokens_separator caption_prefix caption_suffix mask_suffix missing_mask "
         "train_data_dir reg_data_dir resize_interpolation",
-        int: "keep_tokens caption_variants min_bucket_reso max_bucket_reso bucket_reso_steps token_warmup_min",
+        int: "keep_tokens caption_variants min_bucket_reso max_bucket_reso bucket_reso_steps "
+        "token_warmup_min",
         float: "caption_dropout_rate caption_tag_dropout_rate unmasked_weight token_warmup_step",
         bool: "enable_bucket bucket_no_upscale recursive skip_unreadable shuffle_caption enable_wildcard "
         "flip_aug alpha_mask color_aug random_crop",

@@ -1,6 +1,7 @@
 """Sound cache entries stay, every other one is named and made again; the pictures are only read."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -248,6 +249,59 @@ def test_a_picture_that_encodes_to_no_numbers_is_named_and_not_cached(tmp_path, 
     message = capsys.readouterr().out.partition("FAILED: ")[2]
     assert 'The picture "picture_2" gave' in message
     assert not (tmp_path / "cached" / "picture_2_0096x0048_toy.safetensors").exists()
+
+
+def test_entries_of_sub_folders_are_tidied_too(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    pictures = tmp_path / "pictures"
+    for path in list(pictures.iterdir()):
+        place = pictures / "cats" / path.name
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
+    draw_pictures(pictures / "dogs")
+    job.write_text(job.read_text().replace("image_directory", "recursive = true\nimage_directory"))
+    assert train(job) == 0
+    shutil.rmtree(pictures / "dogs")
+    assert train(job, *AGAIN, "--clean_cache") == 0
+    assert "10 unused entries deleted" in capsys.readouterr().out
+    assert len(list((tmp_path / "cached").rglob("*_toy*"))) == 10
+
+
+def test_the_second_check_decodes_no_picture(tmp_path, capsys, monkeypatch):
+    job = write_job(tmp_path)
+    assert train(job, "--check") == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr("dataset.measuring.read_picture", no_encoder)
+    for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
+        assert run(program, job, "--check") == 0
+        said = capsys.readouterr().out
+        assert said == first or program != "train"
+    (tmp_path / "cached" / RECORD_NAME).unlink()
+    assert run("train", job, "--check") == 1
+
+
+def test_pictures_that_cannot_be_read_are_left_out_of_the_run_when_asked(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    (tmp_path / "pictures" / "picture_0.png").write_bytes(b"")
+    (tmp_path / "pictures" / "photo.heic").write_bytes(b"")
+    assert train(job) == 2
+    said = capsys.readouterr().out
+    assert "E10 1 of 5 pictures" in said
+    assert "E11 1 file" in said
+    job.write_text(job.read_text().replace("image_directory", "skip_unreadable = true\nimage_directory"))
+    assert train(job) == 0
+    said = capsys.readouterr().out
+    assert "2 pictures left out, as they cannot be read: photo.heic (HEIC), picture_0.png (has 0 b" in said
+    assert "latents   4 pictures: 0 reused, 4 made" in said
+
+
+def test_one_folder_is_trained_at_several_resolutions_at_once(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_epochs=1)
+    job.write_text(job.read_text().replace("resolution = 64", "resolutions = [32, 64]"))
+    assert train(job) == 0
+    assert "latents   10 pictures: 0 reused, 10 made" in capsys.readouterr().out
+    for folder in ("32x32", "64x64"):
+        assert len(list((tmp_path / "cached" / folder).glob("*_toy.safetensors"))) == 5
 
 
 def test_entries_of_no_picture_are_named_and_only_deleted_when_asked(tmp_path, job, capsys):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 from picture_files import (
     SRGB_PROFILE,
     SWAPPED_PROFILE,
@@ -13,6 +12,7 @@ from picture_files import (
     png16,
     without_adobe_mark,
 )
+from PIL import Image
 
 from dataset.images import read_picture
 

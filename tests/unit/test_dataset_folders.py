@@ -21,7 +21,7 @@ def photos(tmp_path):
     return folder
 
 
-def put(path, content=PNG, *, caption="a cat"):
+def put(path, content=PNG, *, caption: str | None = "a cat"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     if caption is not None:
