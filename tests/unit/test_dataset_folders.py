@@ -1,6 +1,5 @@
 """What is found in a picture folder, what is left out, and what is said of the rest."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -276,47 +275,3 @@ def test_names_of_every_kind_are_read(photos, name):
     assert (item.key, item.caption) == (name, name)
     (item,) = run(config(photos, recursive=True)).items
     assert item.key == f"{name}/{name}"
-
-
-def test_excluded_pictures_are_left_out_and_counted(photos):
-    for name in ("a.png", "b.png", "c_old.png", "d_old.png", "e [1].png"):
-        put(photos / name)
-    put(photos / "raw.psd", b"")
-    patterns = ("b.png", "*_old.png", "e [1].png", "*.psd")
-    scanned = run(config(photos, exclude=patterns))
-    assert keys(scanned) == ["a"]
-    assert scanned.notes == (f"{photos}: 1 picture", f"{photos}: excluded: 5 of 6 pictures")
-
-
-def test_excluded_pictures_are_named_relative_to_the_folder(photos):
-    put(photos / "cats" / "01.png")
-    put(photos / "dogs" / "01.png")
-    put(photos / "dogs" / "02.png")
-    assert keys(run(config(photos, recursive=True, exclude=("dogs/01.png",)))) == ["cats/01", "dogs/02"]
-    assert keys(run(config(photos, recursive=True, exclude=("*/01.png",)))) == ["dogs/02"]
-
-
-def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_name(photos):
-    put(photos / "portrait_1.png")
-    put(photos / "street.png")
-    first, second = problems_of(config(photos, exclude=("portrat_1.png", "street.png", "*.bmp")))
-    assert first.code == "E03"
-    assert first.what == f'exclude names "portrat_1.png", which matches no picture in {photos}.'
-    assert first.remedy == 'Did you mean "portrait_1.png"?'
-    assert "There are: portrait_1.png, street.png." in second.remedy
-
-
-def test_excluding_every_picture_is_refused(photos):
-    put(photos / "a.png")
-    problem = only_problem(config(photos, exclude=("*",)))
-    assert problem.code == "E06"
-    assert "leaves none of the 1 pictures" in problem.what
-
-
-def test_pictures_of_a_list_are_excluded_by_their_path(photos, tmp_path):
-    lines = [
-        f'{{"image_path": "{put(photos / name).as_posix()}", "caption": "x"}}' for name in ("a.png", "b.png")
-    ]
-    (tmp_path / "list.jsonl").write_text(os.linesep.join(lines))
-    given = {"image_directory": None, "image_jsonl_file": tmp_path / "list.jsonl"}
-    assert keys(run(config(None, **{**given, "exclude": ("*/a.png",)}))) == ["b"]
