@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def settle(source: Source, written: Mapping[Path, Sequence[str] | None]) -> None
     source.captions.update(dict.fromkeys([*absent, *blank], (text,)))
     if absent or blank:
         names = [source.name(picture) for picture in [*absent, *blank]]
+        source.notes.extend(_captions_not_read(source, absent))
         source.notes.append(
             f'{counted(len(names), "picture")} without a caption, trained with "{text}": {name_some(names)}'
         )
@@ -98,6 +99,15 @@ def _captions_apart(config: DatasetConfig) -> list[str]:
         return []
     apart = captions_beside(config.image_directory, config.caption_extension)
     return [] if apart is None else [f'Captions lie in {apart}:  caption_directory = "{apart.as_posix()}"']
+
+
+def _captions_not_read(source: Source, absent: Sequence[Path]) -> Iterator[str]:
+    """Yield the captions of another extension, where pictures are trained with a text that stands in."""
+    if source.config.image_directory is None:
+        return
+    for extension, count in _other_captions(source.config, absent):
+        line = f'caption_extension = "{extension}"'
+        yield f"{counted(count, 'file')} *{extension} there not read as captions; to use them:  {line}"
 
 
 def _other_captions(config: DatasetConfig, absent: Sequence[Path]) -> list[tuple[str, int]]:

@@ -159,10 +159,10 @@ def _foreign(foreign: Mapping[Path, str], source: Source) -> Problem:
     by_kind: dict[str, list[str]] = defaultdict(list)
     for path, kind in sorted(foreign.items()):
         by_kind[kind].append(source.name(path))
-    kinds = "; ".join(f"{len(names)} {kind}: {name_some(names)}" for kind, names in sorted(by_kind.items()))
+    kinds = "; ".join(f"{len(names)} {kind} ({name_some(names)})" for kind, names in sorted(by_kind.items()))
     return Problem(
         code="E11",
-        what=f"{counted(len(foreign), 'file')} in {source.config.source} of kinds that are not read. {kinds}",
+        what=f"{counted(len(foreign), 'picture')} in {source.config.source} of kinds that are not read: {kinds}.",
         remedy="Save each as .jpg or .png and move the original away."
         " To train without them:  skip_unreadable = true",
     )

@@ -287,7 +287,7 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_run_when_asked(tmp_pat
     assert train(job) == 2
     said = capsys.readouterr().out
     assert "E10 1 of 5 pictures" in said
-    assert "E11 1 file" in said
+    assert "E11 1 picture in" in said
     job.write_text(job.read_text().replace("image_directory", "skip_unreadable = true\nimage_directory"))
     assert train(job) == 0
     said = capsys.readouterr().out

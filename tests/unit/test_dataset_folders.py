@@ -75,10 +75,10 @@ def test_every_picture_of_a_kind_that_is_not_read_is_refused_with_one_thing_to_d
     put(photos / "x.jpg", encoded(as_picture(noise(8, 8)), "GIF"))
     problem = only_problem(config(photos))
     assert problem.code == "E11"
-    assert f"9 files in {photos} of kinds that are not read" in problem.what
-    assert "1 GIF: x.jpg" in problem.what
-    assert "7 HEIC: b.HEIC, c.HEIC, d.HEIC, e.HEIC, f.HEIC and 2 more" in problem.what
-    assert "1 TIFF: scan.dat" in problem.what
+    assert f"9 pictures in {photos} of kinds that are not read: " in problem.what
+    assert "1 GIF (x.jpg)" in problem.what
+    assert "7 HEIC (b.HEIC, c.HEIC, d.HEIC, e.HEIC, f.HEIC and 2 more)" in problem.what
+    assert "1 TIFF (scan.dat)" in problem.what
     assert problem.remedy.startswith("Save each as .jpg or .png")
     assert "skip_unreadable = true" in problem.remedy
 
@@ -86,7 +86,7 @@ def test_every_picture_of_a_kind_that_is_not_read_is_refused_with_one_thing_to_d
 def test_a_folder_of_photos_from_a_phone_is_refused_by_their_kind_not_as_empty(photos):
     put(photos / "IMG_1001.HEIC", b"")
     problem = only_problem(config(photos))
-    assert (problem.code, "1 HEIC: IMG_1001.HEIC" in problem.what) == ("E11", True)
+    assert (problem.code, "1 HEIC (IMG_1001.HEIC)" in problem.what) == ("E11", True)
 
 
 def test_bad_and_foreign_pictures_are_left_out_when_asked_counted_and_named(photos):

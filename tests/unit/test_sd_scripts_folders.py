@@ -71,6 +71,18 @@ def test_folders_of_repeats_are_read_without_a_dataset_file(parents):
     ]
 
 
+def test_captions_under_sd_scripts_extension_are_offered_beside_class_tokens(parents):
+    (parents / "train" / "10_ohwx man" / "1.caption").write_text("a man")
+    words = ["--train_data_dir", str(parents / "train"), "--resolution", "64"]
+    notes = scan(datasets(parents, "", *words), code="fd", bucket_step=16).notes
+    (note,) = [note for note in notes if "*.caption" in note]
+    assert note.endswith(
+        '1 file *.caption there not read as captions; to use them:  caption_extension = ".caption"'
+    )
+    words += ["--caption_extension", ".caption"]
+    assert scan(datasets(parents, "", *words), code="fd", bucket_step=16).items[0].caption == "a man"
+
+
 def test_folders_of_repeats_are_read_from_the_training_file_with_its_general_table(parents):
     text = f"train_data_dir = '{parents / 'train'}'\n[general]\nresolution = 64\n"
     config = load(write(parents, text))
