@@ -239,6 +239,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
         "validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps",
         _refused(int, why=_NO_VALIDATION),
     ),
+    "sample_sampler": _neutral("euler", "k_euler", why="pictures are made by one sampler, Euler"),
     "lr_scheduler_type": _refused(str, why="schedules go by name", do="Write  lr_scheduler  instead."),
     "lr_scheduler_args": _refused(
         list,
