@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.encodings import guess_encoding
 from dataset.problems import Problem, ProblemsFound, name_some
 
 OTHER_EXTENSIONS = frozenset((".txt", ".caption", ".captions", ".cap", ".text", ".tags", ".prompt", ".md"))
@@ -17,7 +18,8 @@ class Line:
     """One line of a JSONL file."""
 
     image_path: Path
-    caption: str | None
+    captions: tuple[str, ...] | None
+    """One text, or a list of alternatives; None when the line has none."""
     number: int
     """Counted from 1, blank lines included."""
 
@@ -69,7 +71,11 @@ def read_lines(path: Path) -> Lines:
             problems.append(_bad_line(path, number=number, why=str(error)))
             continue
         found.append(
-            Line(image_path=Path(record["image_path"]), caption=record.get("caption"), number=number)
+            Line(
+                image_path=Path(record["image_path"]),
+                captions=_alternatives(record.get("caption")),
+                number=number,
+            )
         )
         unused |= record.keys() - {"image_path", "caption"}
     if problems:
@@ -90,18 +96,36 @@ def _record(line: str) -> Mapping[str, Any]:
     path = record.get("image_path")
     if not isinstance(path, str) or not path:
         raise ValueError('names no picture: "image_path" is missing or not a text')
-    if not isinstance(record.get("caption"), str | None):
-        raise ValueError('has a "caption" that is not a text')
+    _alternatives(record.get("caption"))
     return record
+
+
+def _alternatives(caption: object) -> tuple[str, ...] | None:
+    if caption is None:
+        return None
+    entries = caption if isinstance(caption, list) else [caption]
+    texts = tuple(entry for entry in entries if isinstance(entry, str))
+    if len(texts) < len(entries):
+        raise ValueError('has a "caption" that is neither a text nor a list of texts')
+    # JSON can spell half of a character; nothing can encode it.
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise ValueError("has half of a character (an unpaired surrogate) in its caption")
+    return texts
 
 
 def _as_text(content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        looks = "UTF-16" if wide else "an older code page such as Windows-1252"
-        raise ValueError(f"byte {error.start + 1}, looks like {looks}") from error
+        raise ValueError(f"{_place(content, error.start)}, looks like {guess_encoding(content)}") from error
+    if "\0" in text:
+        raise ValueError(f"{_place(content, content.index(0))}, looks like {guess_encoding(content)}")
+    return text
+
+
+def _place(content: bytes, start: int) -> str:
+    line = content.count(b"\n", 0, start) + 1
+    return f"byte {start + 1}" if line == 1 else f"line {line}, byte {start + 1}"
 
 
 def _not_text(path: Path, why: str) -> Problem:

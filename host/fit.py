@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.batch import Batch
-from dataset.scan import Item
-from host.plan import StepPlan, TrainingPlan
+from host.plan import MicroBatch, StepPlan, TrainingPlan
 from host.processes import Processes
 from host.setting import UsedWhen, setting, setting_is
 
@@ -38,6 +37,9 @@ class FitSettings:
         above=0.0,
         used_when=setting_is("loss_type", "huber", "smooth_l1"),
     )
+    prior_loss_weight: float = setting(
+        1.0, help="Weight of the loss of regularisation pictures (is_reg = true).", minimum=0.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Loop:
     """What stays the same from step to step."""
 
     plan: TrainingPlan
-    load_batch: Callable[[Sequence[Item]], Batch]
+    load_batch: Callable[[StepPlan, MicroBatch], Batch]
     losses: Callable[..., Tensor]
     """``losses(batch, step=..., positions=...) -> (b,)``."""
     parameters: Sequence[nn.Parameter]
@@ -106,7 +108,7 @@ def _one_step(loop: Loop, plan: StepPlan) -> StepReport:
     total = torch.zeros((), device=loop.processes.device)
     size = ""
     for micro in plan.share(rank=loop.processes.rank, world=loop.processes.world):
-        batch = loop.load_batch([loop.plan.items[index] for index in micro.indices])
+        batch = loop.load_batch(plan, micro)
         losses = loop.losses(batch, step=plan.step, positions=micro.positions)
         loss = losses.sum() / plan.sample_count
         loss.backward()

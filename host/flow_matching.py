@@ -189,8 +189,12 @@ def sample_losses(
     *,
     loss_type: str = "l2",
     huber_c: float = 0.1,
+    mask: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
     """Return the mean loss of each sample in float32; ``target`` is noise - latents.
+
+    ``mask`` weighs each place, 0 to 1; the mean is over all places, as in sd-scripts, so a picture
+    with a small mask has a small loss.
 
     ``huber`` and ``smooth_l1`` are sd-scripts' smooth forms, ``2 c (sqrt(d^2 + c^2) - c)`` and the
     same without the leading ``c``.
@@ -205,4 +209,6 @@ def sample_losses(
             loss = 2 * ((difference.square() + huber_c**2).sqrt() - huber_c)
         case unknown:
             raise ValueError(f"loss_type: {unknown!r} is none of l2, huber, smooth_l1")
+    if mask is not None:
+        loss = loss * mask
     return loss.flatten(1).mean(1)

@@ -52,9 +52,17 @@ class Objective:
             guidance=guidance if self.variant.takes_guidance else None,
         )
         losses = sample_losses(
-            velocity, noise - latents, loss_type=self.fit.loss_type, huber_c=self.fit.huber_c
+            velocity,
+            noise - latents,
+            loss_type=self.fit.loss_type,
+            huber_c=self.fit.huber_c,
+            mask=None if batch.mask is None else batch.mask.to(self.device),
         )
-        return loss_weight(sigma, self.noise) * losses
+        weights = loss_weight(sigma, self.noise)
+        if any(batch.is_reg):
+            prior = [self.fit.prior_loss_weight if reg else 1.0 for reg in batch.is_reg]
+            weights = weights * torch.tensor(prior, device=self.device)
+        return weights * losses
 
     def _draw(self, shape: tuple[int, int, int], *, step: int, position: int, shift: float) -> Draw:
         return draw_sample(

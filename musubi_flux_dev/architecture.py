@@ -23,6 +23,7 @@ from host.architecture import (
     setting,
 )
 from musubi_flux_dev import text_encoders
+from musubi_flux_dev.caption_lengths import find_tokenizers
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.identify import identify, variant_of
 from musubi_flux_dev.lora_layout import DIFFUSERS
@@ -194,4 +195,7 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    find_tokenizers=find_tokenizers,
+    # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
+    scaled_linears=TOKEN_LINEARS,
 )

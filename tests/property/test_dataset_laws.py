@@ -1,4 +1,3 @@
-import dataclasses
 import random
 from collections import Counter
 from pathlib import Path
@@ -10,41 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataset.batch import load_batch
+from dataset.batch import Example, load_batch
 from dataset.buckets import Size, choose_bucket, enumerate_buckets, scale_to_cover
 from dataset.cache import judge, read_latents, read_text, write_latents, write_text
 from dataset.config import DatasetConfig
 from dataset.images import decode, fit_to_bucket, to_pixels
 from dataset.sampler import group_steps, plan_epoch
-from dataset.scan import Item, scan
+from dataset.scan import scan
+from tests.items import small_item
 
 steps = st.sampled_from([8, 16, 32])
 sides = st.integers(32, 1500)
 resolutions = st.builds(Size, sides, sides)
 images = st.builds(Size, st.integers(1, 5000), st.integers(1, 5000))
-buckets = st.sampled_from([Size(32, 32), Size(48, 16), Size(16, 48)])
-TEMPLATE = Item(
-    key="a",
-    image_path=Path("a.png"),
-    caption="",
-    size=Size(32, 32),
-    bucket=Size(32, 32),
-    dataset=0,
-    repeats=1,
-    latent_cache=Path("a_0032x0032_fd.safetensors"),
-    text_cache=Path("a_fd_te.safetensors"),
-)
-items = st.lists(
-    st.builds(
-        lambda bucket, dataset, repeats: dataclasses.replace(
-            TEMPLATE, bucket=bucket, dataset=dataset, repeats=repeats
-        ),
-        buckets,
-        st.integers(0, 2),
-        st.integers(1, 4),
-    ),
-    max_size=20,
-)
+SIZES = [Size(32, 32), Size(48, 16), Size(16, 48)]
+buckets = st.sampled_from(SIZES)
+kinds = [
+    small_item(bucket=bucket, dataset=dataset, repeats=repeats)
+    for bucket in SIZES
+    for dataset in range(3)
+    for repeats in range(1, 5)
+]
+items = st.lists(st.sampled_from(kinds), max_size=20)
 batch_sizes = st.lists(st.integers(1, 5), min_size=3, max_size=3)
 small = st.integers(0, 2**40)
 
@@ -115,14 +101,14 @@ def test_the_plan_of_an_epoch_depends_on_nothing_but_seed_and_epoch(chosen, size
 
 
 def test_epochs_and_seeds_differ_and_a_later_epoch_of_one_seed_is_not_an_earlier_one_of_the_next():
-    many = [TEMPLATE] * 40
+    many = [small_item()] * 40
     plans = [plan_epoch(many, [4], seed=seed, epoch=epoch) for seed in range(4) for epoch in range(4)]
     assert len({tuple(plan) for plan in plans}) == 16
     assert {tuple(sorted(batch)) for batch in plans[0]} != {tuple(sorted(batch)) for batch in plans[1]}
 
 
 def test_the_order_of_a_seed_stays_the_same_for_ever():
-    many = [TEMPLATE] * 5 + [dataclasses.replace(TEMPLATE, bucket=Size(16, 48))] * 2
+    many = [small_item()] * 5 + [small_item(bucket=Size(16, 48))] * 2
     assert plan_epoch(many, [2], seed=42, epoch=1) == [(0, 3), (2, 1), (5, 6), (4,)]
 
 
@@ -196,14 +182,14 @@ def test_scanning_and_caching_leave_the_picture_folder_as_it_was(sizes, enable_b
                 fingerprint={"source": "1"},
             )
             write_text(
-                item.text_cache,
+                item.captions[0].cache,
                 {"t5_vec": torch.ones(2, 2)},
                 architecture="flux_dev",
                 caption=item.caption,
                 fingerprint={"source": "1"},
             )
         for batch in plan_epoch(found, [2], seed=0, epoch=0):
-            load_batch([found[index] for index in batch], names={"t5_vec": "t5_hidden"})
+            load_batch([Example(item=found[index]) for index in batch], names={"t5_vec": "t5_hidden"})
         assert snapshot(photos) == before
         assert {path.name for path in Path(name).iterdir()} == {"photos", "cache"}
         assert len(list((Path(name) / "cache").iterdir())) == 2 * len(found)

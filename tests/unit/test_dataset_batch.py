@@ -1,39 +1,23 @@
-from pathlib import Path
-
 import pytest
 import torch
 
-from dataset.batch import load_batch
+from dataset.batch import Example, load_batch
 from dataset.buckets import Size
 from dataset.cache import write_latents, write_text
 from dataset.problems import ProblemsFound
-from dataset.scan import Item
+from tests.items import small_item
 
 NAMES = {"t5_vec": "t5_hidden", "clip_l_pooler": "clip_pooled"}
 SIZE = Size(32, 32)
 
 
-def item(directory: Path, key: str):
-    return Item(
-        key=key,
-        image_path=directory / f"{key}.png",
-        caption="a cat",
-        size=SIZE,
-        bucket=SIZE,
-        dataset=0,
-        repeats=1,
-        latent_cache=directory / f"{key}_fd.safetensors",
-        text_cache=directory / f"{key}_fd_te.safetensors",
-    )
-
-
 def cached(directory, key, *, value=0.0, width=4, **tensors):
-    made = item(directory, key)
+    made = small_item(key, directory=directory)
     latents = torch.full((16, 4, width), value)
     write_latents(made.latent_cache, latents, architecture="flux_dev", size=SIZE, fingerprint={})
     text = {"t5_vec": torch.full((3, 5), value), "clip_l_pooler": torch.full((7,), value), **tensors}
-    write_text(made.text_cache, text, architecture="flux_dev", caption="a cat", fingerprint={})
-    return made
+    write_text(made.captions[0].cache, text, architecture="flux_dev", caption="a cat", fingerprint={})
+    return Example(item=made)
 
 
 def test_items_are_stacked_in_order_under_the_models_names(tmp_path):
@@ -56,7 +40,7 @@ def test_latents_that_do_not_stack_name_the_file_and_both_shapes(tmp_path):
     with pytest.raises(ProblemsFound) as found:
         load_batch(items, names=NAMES)
     (problem,) = found.value.problems
-    expected = f"{items[1].latent_cache} holds latents of 16 x 4 x 6, not 16 x 4 x 4 as for a"
+    expected = f"{items[1].item.latent_cache} holds latents of 16 x 4 x 6, not 16 x 4 x 4 as for a"
     assert expected in problem.what
 
 
@@ -67,7 +51,7 @@ def test_text_that_does_not_stack_names_the_text_file(tmp_path):
 
 
 def test_all_files_that_lack_something_are_named(tmp_path):
-    items = [cached(tmp_path, "a"), item(tmp_path, "gone")]
+    items = [cached(tmp_path, "a"), Example(item=small_item("gone", directory=tmp_path))]
     with pytest.raises(ProblemsFound) as found:
         load_batch(items, names={**NAMES, "ctx_vec": "context"})
     first, second = (problem.what for problem in found.value.problems)

@@ -41,8 +41,8 @@ def test_lines_are_read_and_blank_ones_skipped(tmp_path):
         b'{"image_path": "b.png", "score": 3}\n',
     )
     found = read_lines(path)
-    assert [(line.image_path, line.caption, line.number) for line in found.lines] == [
-        (Path("x/a.png"), "one", 1),
+    assert [(line.image_path, line.captions, line.number) for line in found.lines] == [
+        (Path("x/a.png"), ("one",), 1),
         (Path("b.png"), None, 4),
     ]
     assert found.unused == ("score",)
@@ -51,7 +51,7 @@ def test_lines_are_read_and_blank_ones_skipped(tmp_path):
 def test_a_separator_inside_a_caption_does_not_end_the_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"image_path": "a.png", "caption": "one\u2028two"}', encoding="utf-8")
-    assert read_lines(path).lines[0].caption == "one\u2028two"
+    assert read_lines(path).lines[0].captions == ("one\u2028two",)
 
 
 def test_all_bad_lines_are_named_with_their_numbers(tmp_path):

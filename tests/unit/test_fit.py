@@ -1,47 +1,26 @@
 """The loop's order of operations, on one small linear layer."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from dataset.batch import Batch
-from dataset.buckets import Size
-from dataset.scan import Item
 from host.fit import Loop, NotFiniteError, fit
 from host.plan import TrainingPlan
 from host.processes import Processes
-
-
-def items(count):
-    return [
-        Item(
-            key=f"picture_{number}",
-            image_path=Path(f"{number}.png"),
-            caption="",
-            size=Size(16, 16),
-            bucket=Size(16, 16),
-            dataset=0,
-            repeats=1,
-            latent_cache=Path("a"),
-            text_cache=Path("b"),
-        )
-        for number in range(count)
-    ]
+from tests.items import small_item
 
 
 def loop(*, max_grad_norm=0.0, accumulation=1, factor=1.0, rate=lambda step: 0.1, batch_size=1, pictures=4):
     """Loss of a sample: factor times the sum of the weights, so that every gradient is known."""
     weight = torch.nn.Parameter(torch.zeros(4))
     optimizer = torch.optim.SGD([weight], lr=99.0)
-    plan = TrainingPlan(
-        items(pictures), batch_sizes=[batch_size], seed=0, batches_per_step=accumulation, max_steps=8
-    )
+    items = [small_item(f"picture_{number}") for number in range(pictures)]
+    plan = TrainingPlan(items, batch_sizes=[batch_size], seed=0, batches_per_step=accumulation, max_steps=8)
 
-    def load(found):
+    def load(step, micro):
         return Batch(
-            item_keys=tuple(item.key for item in found),
-            latents=torch.zeros(len(found), 1, 2, 2),
+            item_keys=tuple(plan.items[index].key for index in micro.indices),
+            latents=torch.zeros(len(micro.indices), 1, 2, 2),
             conditioning={},
         )
 
