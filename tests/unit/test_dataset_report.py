@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import toml
+from jobs import ROOT
 from PIL import Image, ImageEnhance
 from scenes import scene
 
@@ -450,3 +452,21 @@ def test_names_and_texts_that_are_no_unicode_are_written_as_escapes(few, tmp_pat
     (picture,) = json.loads(content)["pictures"]
     assert (picture["file"], picture["texts"][0]["text"]) == (name, "lone \ud800, \u77ed")
     assert "\u77ed".encode() in content
+
+
+def test_every_key_and_kind_of_the_report_is_described(few):
+    items, before = few
+    report = dataset_report(items, [before])
+    page = (ROOT / "docs" / "dataset.md").read_text(encoding="utf-8").partition("## The report")[2]
+    (table,) = report["datasets"]
+    rows = [report, table, table["buckets"][0], report["pictures"][0], report["findings"][0]]
+    rows += [
+        {"text": 0, "share": 0},
+        dict.fromkeys(("file", "dataset", "like_file", "like_dataset", "distance")),
+    ]
+    assert sorted({key for row in rows for key in row if f"`{key}`" not in page}) == []
+    kinds = re.findall(
+        r'_finding\(\s*"(\w+)"', (ROOT / "host" / "dataset_findings.py").read_text(encoding="utf-8")
+    )
+    assert len(set(kinds)) == 7
+    assert [kind for kind in kinds if f"| `{kind}` |" not in page] == []
