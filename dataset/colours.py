@@ -7,15 +7,18 @@ from PIL import Image, ImageChops, ImageCms
 
 WHITE = (255, 255, 255, 255)
 """What shines through where a picture is transparent."""
+BLACK = (0, 0, 0, 255)
 
 _SAME = 2
 """Levels out of 255: a profile that moves no colour further says sRGB, and the pixels stay as they are."""
 
 
-def to_srgb(image: Image.Image, *, profile: bytes | None) -> tuple[Image.Image, bool]:
+def to_srgb(
+    image: Image.Image, *, profile: bytes | None, background: tuple[int, int, int, int] = WHITE
+) -> tuple[Image.Image, bool]:
     """Return ``image`` in sRGB without transparency, and whether its colour profile was of use.
 
-    What is transparent becomes white. A profile that is damaged, or of another colour space than the
+    What is transparent shows ``background``. A profile that is damaged, or of another colour space than the
     picture, is of no use: the colours are taken as they are. Without a profile there is nothing to use.
     """
     colours, alpha = _split(_to_eight_bits(image))
@@ -23,7 +26,7 @@ def to_srgb(image: Image.Image, *, profile: bytes | None) -> tuple[Image.Image, 
     rgb = (colours if converted is None else converted).convert("RGB")
     if alpha is not None:
         rgb.putalpha(alpha)
-        rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, WHITE), rgb).convert("RGB")
+        rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, background), rgb).convert("RGB")
     return rgb, converted is not None
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dataset.buckets import Size
+from dataset.caption_faults import caption_faults
 from dataset.caption_variants import CaptionRules
 from dataset.config_rules import Where
 from dataset.config_table import DEFAULT_EXTENSION, DEFAULT_RESOLUTION, Table, conflicts, read_keys
+from dataset.mask_rules import idle_mask_keys, mask_faults
 from dataset.problems import Problem, ProblemsFound
 from dataset.subsets import SUBSETS, are_tables, rows_of
 
@@ -41,7 +43,8 @@ class DatasetConfig:
     caption_extension: str = DEFAULT_EXTENSION
     """With its dot."""
     missing_caption: str | None = None
-    """For pictures without a caption: None refuses them, ``empty`` trains without text, else the text."""
+    """For pictures without a caption: None refuses them, ``empty`` trains without text, ``folder_name``
+    takes the folder's name, else it is the text."""
     resolution: Size = DEFAULT_RESOLUTION
     batch_size: int = 1
     num_repeats: int = 1
@@ -104,14 +107,21 @@ def parse_datasets(
     shared = read_keys(general, index=None, where=where)
     problems = [*shared.faults.values(), *shared.problems]
     configs: list[tuple[int, DatasetConfig]] = []
+    read: list[Table] = []
     for index, row in enumerate(rows_of(tables)):
         own = read_keys(row, index=index, where=where)
         table = Table(own=own.sound, shared=shared.sound, faulty=tuple(own.faults), index=index, where=where)
         found = [*own.faults.values(), *own.problems, *conflicts(table, step=bucket_step)]
+        found += mask_faults(table.values, address=table.address)
+        found += idle_mask_keys(own.sound, masked=table.has_masks, address=table.address)
         problems += found
+        read.append(table)
         if not found:
             accepted = (*shared.accepted, *own.accepted, *table.bucket_words)
             configs += [(index, config) for config in _configs(table, accepted=accepted)]
+    masked = any(table.has_masks for table in read)
+    problems += idle_mask_keys(shared.sound, masked=masked, address=lambda key: where(key, None))
+    problems += caption_faults(read)
     _raise_if(list(dict.fromkeys(problems)))
     _raise_if(list(_shared_caches(configs, where=where)))
     return tuple(config for _, config in configs)

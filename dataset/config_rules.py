@@ -1,13 +1,14 @@
 """Which keys a dataset table may hold, what each may be, and what is said when it is not."""
 
-import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import voluptuous as vol
 
 from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS, accepted_keys
 from dataset.problems import Problem
+from dataset.spelling import nearest
 
 Where = Callable[[str, int | None], str]
 """(key, index of the dataset or None for [general]) -> its address, such as ``data.toml, line 7``.
@@ -106,11 +107,13 @@ SHARED_RULES: Mapping[str, Rule] = {
     "caption_prefix": _text,
     "caption_suffix": _text,
     "caption_dropout_rate": _share,
+    "caption_dropout_every_n_epochs": _whole_or_zero,
     "caption_tag_dropout_rate": _share,
     "caption_variants": _whole,
     "flip_aug": _yes_or_no,
     "alpha_mask": _yes_or_no,
     "mask_suffix": _text,
+    "masked_loss": _yes_or_no,
     "missing_mask": _text,
     "unmasked_weight": _share,
 }
@@ -159,11 +162,13 @@ _EXAMPLES: Mapping[str, str] = {
     "caption_prefix": '"a photo of"',
     "caption_suffix": '"in daylight"',
     "caption_dropout_rate": "0.1",
+    "caption_dropout_every_n_epochs": "4",
     "caption_tag_dropout_rate": "0.1",
     "caption_variants": "10",
     "flip_aug": "true",
     "alpha_mask": "true",
     "mask_suffix": '"_mask"',
+    "masked_loss": "true",
     "missing_mask": '"whole_image"',
     "unmasked_weight": "0.1",
     "mask_directory": '"masks"',
@@ -186,16 +191,18 @@ def table_faults(table: Mapping[str, Any], *, index: int | None, where: Where) -
         schema({key: value for key, value in table.items() if key not in accepted})
     except vol.MultipleInvalid as invalid:
         errors = {str(error.path[0]): error.msg for error in invalid.errors}
-        return {
+        faults = {
             key: _fault(key, table[key], why=why, in_general=index is None, address=where(key, index))
             for key, why in errors.items()
         }
+        section = "general" if index is None else f"datasets.{index}"
+        return {key: replace(fault, setting=f"{section}.{key}") for key, fault in faults.items()}
     return {}
 
 
 def nearest_key(key: str) -> str | None:
     """Return the key that ``key`` is most likely a slip of, if any."""
-    close = difflib.get_close_matches(key, [*SHARED_RULES, *OWN_RULES], n=1)
+    close = nearest(key, [*SHARED_RULES, *OWN_RULES], cutoff=0.6)
     return close[0] if close else None
 
 
@@ -216,12 +223,12 @@ def _fault(key: str, value: object, *, why: str, in_general: bool, address: str)
     if key in FOREIGN_KEYS:
         foreign = FOREIGN_KEYS[key]
         return Problem(code="E01", what=f'"{key}" in {address} {foreign.why}.', remedy=foreign.remedy)
-    near = nearest_key(key)
+    near = " or ".join(f'"{name}"' for name in nearest(key, [*SHARED_RULES, *OWN_RULES], cutoff=0.6))
     known = ", ".join(sorted([*SHARED_RULES, *OWN_RULES]))
     return Problem(
         code="E01",
         what=f'Unknown setting "{key}" in {address}.',
-        remedy=f'Did you mean "{near}"?' if near else f"Known: {known}.",
+        remedy=f"Did you mean {near}?" if near else f"Known: {known}.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from dataset.buckets import Size, enumerate_buckets
 from dataset.config_rules import Where, as_toml, nearest_key, table_faults
 from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS, accepted_keys
+from dataset.mask_rules import SOURCES, sources_in
 from dataset.problems import Problem
 
 DEFAULT_EXTENSION = ".txt"
@@ -84,6 +85,11 @@ class Table:
         """Return where a key stands: in the table itself or in ``[general]``."""
         inherited = key in self.shared and key not in self.own
         return self.where(key, None if inherited else self.index)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it names a source of masks, be it with a mistake."""
+        return bool(sources_in(self.values)) or self.meant(*SOURCES)
 
     def meant(self, *keys: str) -> bool:
         """Whether one of ``keys`` is there, be it misspelt or with a wrong value."""

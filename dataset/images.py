@@ -5,9 +5,12 @@ Axes: H W pixels. Channels are red, green, blue.
 
 import struct
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +22,8 @@ from dataset.buckets import Size, scale_to_cover
 from dataset.colours import to_srgb, undo_adobe
 from dataset.kinds import READ_KINDS, foreign_kind
 from dataset.problems import Problem, ProblemsFound
+
+Converted = TypeVar("Converted")
 
 # What Pillow thinks of a file's details is no news to a user: either it can be read, or the reason is told.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -66,17 +71,35 @@ def read_picture(path: Path) -> Picture:
 
     Raises ``UnreadablePicture`` when the file is not a sound picture of a kind that is read.
     """
+    with _opened(path) as file:
+        # MPO: what phones write; the other pictures are previews and depths, not an animation.
+        frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+        rgb, follows_profile = to_srgb(_upright(file), profile=file.info.get("icc_profile"))
+        return Picture(pixels=np.asarray(rgb), frames=frames, follows_profile=follows_profile)
+
+
+def read_upright(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """Return what ``convert`` makes of the whole picture, turned as its orientation mark says.
+
+    Raises ``UnreadablePicture`` when the file is not a sound picture of a kind that is read.
+    """
+    with _opened(path) as file:
+        return convert(_upright(file))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=READ_KINDS) as file:
             file.load()
-            # MPO: what phones write; the other pictures are previews and depths, not an animation.
-            frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
-            image = undo_adobe(file) if file.format in ("JPEG", "MPO") else file
-            upright = ImageOps.exif_transpose(image)
-            rgb, follows_profile = to_srgb(upright, profile=file.info.get("icc_profile"))
-            return Picture(pixels=np.asarray(rgb), frames=frames, follows_profile=follows_profile)
+            yield file
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    image = undo_adobe(file) if file.format in ("JPEG", "MPO") else file
+    return ImageOps.exif_transpose(image)
 
 
 def decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -124,11 +147,12 @@ def _enlarge(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray,
 
 
 def _reduce(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray, "H2 W2 3"]:
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     return cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_AREA)
 
 
-def _import_cv2() -> ModuleType:
+def import_cv2() -> ModuleType:
+    """Return OpenCV; raises ``ProblemsFound`` where it cannot be loaded."""
     # Imported late: where a system library is missing, everything else still works and is checked.
     try:
         import cv2

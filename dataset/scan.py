@@ -8,10 +8,11 @@ from pathlib import Path
 
 from dataset.buckets import Size, choose_bucket, scale_to_cover
 from dataset.cache import latent_cache_path, text_cache_path, variant_cache_path
-from dataset.caption_variants import CaptionText, caption_texts
+from dataset.caption_variants import CaptionText
 from dataset.config import DatasetConfig
 from dataset.folders import counted
 from dataset.found_captions import Source, settle
+from dataset.found_masks import find_masks
 from dataset.measuring import Looked, Watch, look_at, readable, unwatched
 from dataset.pictures_record import PicturesRecord
 from dataset.problems import Problem, ProblemsFound, name_some
@@ -33,7 +34,7 @@ class Item:
     """The picture's name without extension; with sub-folders, its path below the dataset's folder."""
     image_path: Path
     captions: tuple[Caption, ...]
-    """At least one; the shares sum to 1."""
+    """At least one, the most frequent one first; the shares sum to 1."""
     size: Size
     """Of the picture as it is seen, upright."""
     bucket: Size
@@ -50,6 +51,8 @@ class Item:
     """Half of the time it is seen mirrored."""
     is_reg: bool = False
     """A regularisation picture."""
+    caption_dropout_every_n_epochs: int = 0
+    """In every n-th epoch it gets its empty text; 0 for never."""
 
     @property
     def caption(self) -> str:
@@ -92,10 +95,11 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watc
         settle(source, {path: found.texts[path] for path in source.pictures if path in found.texts})
         _check_keys(source)
         buckets = _choose_buckets(source, sizes, step=bucket_step)
+        masks = find_masks(source, sizes=sizes, buckets=buckets)
         problems += source.problems
         notes += [f"{config.source}: {counted(len(source.pictures), 'picture')}"]
         notes += [f"{config.source}: {note}" for note in source.notes]
-        items += _items(source, sizes, buckets, dataset=index, code=code)
+        items += _items(source, sizes, buckets, masks=masks, dataset=index, code=code)
     if problems:
         raise ProblemsFound(list(dict.fromkeys(problems)))
     # Nothing is put into a picture folder, except what caching itself is told to put there.
@@ -105,30 +109,39 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watc
 
 
 def _items(
-    source: Source, sizes: Mapping[Path, Size], buckets: Mapping[Path, Size], *, dataset: int, code: str
+    source: Source,
+    sizes: Mapping[Path, Size],
+    buckets: Mapping[Path, Size],
+    *,
+    masks: Mapping[Path, Path],
+    dataset: int,
+    code: str,
 ) -> Iterator[Item]:
     config = source.config
     for path, bucket in buckets.items():
-        if path not in source.captions:
+        if path not in source.texts:
             continue
         key = source.key(path)
         yield Item(
             key=key,
             image_path=path,
-            captions=_captions(source.captions[path], config, key=key, code=code),
+            captions=_captions(source.texts[path], config, key=key, code=code),
             size=sizes[path],
             bucket=bucket,
             dataset=dataset,
             repeats=config.num_repeats,
             latent_cache=latent_cache_path(config.cache_directory, key, sizes[path], code),
+            mask_path=masks.get(path),
             unmasked_weight=config.unmasked_weight,
             flip=config.flip_aug,
             is_reg=config.is_reg,
+            caption_dropout_every_n_epochs=config.captions.caption_dropout_every_n_epochs,
         )
 
 
-def _captions(written: Sequence[str], config: DatasetConfig, *, key: str, code: str) -> tuple[Caption, ...]:
-    texts = caption_texts(written, config.captions)
+def _captions(
+    texts: Sequence[CaptionText], config: DatasetConfig, *, key: str, code: str
+) -> tuple[Caption, ...]:
     directory = config.cache_directory
     if len(texts) == 1:
         # A caption that never changes has the name that musubi-tuner gives it.

@@ -10,6 +10,7 @@ from dataset.config import DatasetConfig
 from dataset.excluding import exclude
 from dataset.folders import count_by_extension, counted
 from dataset.found_captions import Source
+from dataset.found_masks import without_masks
 from dataset.listing import Folder, list_folder
 from dataset.metadata_file import read_metadata
 from dataset.problems import Problem, ProblemsFound, name_some
@@ -62,10 +63,11 @@ def _from_folder(config: DatasetConfig, directory: Path) -> Found:
     captions = config.caption_directory
     if captions is not None and not captions.is_dir():
         raise ProblemsFound([_no_caption_folder(captions)])
-    source = Source(config=config, pictures=tuple(folder.pictures))
+    pictures = without_masks(folder.pictures, config)
+    source = Source(config=config, pictures=pictures)
     texts: dict[Path, Sequence[str] | None] = {}
     unreadable: list[str] = []
-    for picture in folder.pictures:
+    for picture in pictures:
         place = config.caption_folder(picture)
         path = caption_path(picture, directory=place, extension=config.caption_extension)
         try:

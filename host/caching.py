@@ -1,15 +1,19 @@
 """Drives a plugin's encoders over a dataset; resumable, and what is sound stays."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dataset.cache import (
+    MASK,
+    MIRRORED,
     content_hash,
     judge,
     read_text,
@@ -19,7 +23,9 @@ from dataset.cache import (
     write_text,
 )
 from dataset.images import decode, fit_to_bucket, to_pixels
+from dataset.masks import decode_mask, latent_mask
 from dataset.scan import Item
+from dataset.text_entries import find_texts, folders_of_texts
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
@@ -39,7 +45,9 @@ class DataSettings:
         in_metadata=False,
     )
     clean_cache: bool = setting(
-        False, help="Delete cache entries that no picture of the dataset uses.", in_metadata=False
+        False,
+        help="Delete cache entries that no picture of the dataset and no sample prompt uses.",
+        in_metadata=False,
     )
 
 
@@ -49,6 +57,8 @@ class CacheCount:
 
     sound: int = 0
     made: int = 0
+    copied: int = 0
+    """How many of the texts that were due lay there already, under another name."""
     redone: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> names of the pictures whose entry was no longer right."""
 
@@ -59,6 +69,7 @@ class CacheCount:
             f"{len(keys)} redone ({reason}: {name_some(keys, most=3)})"
             for reason, keys in self.redone.items()
         ]
+        parts += [f"{self.copied} copied from entries of the same text"] if self.copied else []
         return ", ".join(parts)
 
 
@@ -108,16 +119,32 @@ def cache_latents(
     for item, fingerprint in screen.watch(due, what="pictures encoded"):
         _stop_if(stopping)
         pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
-        with torch.no_grad():
-            latents = autoencoder.encode(pixels.unsqueeze(0))[0]
+        latents = _encode(autoencoder, pixels)
+        beside = {MIRRORED: _encode(autoencoder, pixels.flip(-1))} if item.flip else {}
         write_latents(
             item.latent_cache,
-            latents.float().cpu(),
+            latents,
             architecture=architecture.full_name,
             size=item.size,
             fingerprint=fingerprint,
+            beside={**beside, **_mask(item, latents)},
         )
     return count
+
+
+def _encode(autoencoder: Autoencoder, pixels: Float[Tensor, "3 H W"]) -> Float[Tensor, "c h w"]:
+    with torch.no_grad():
+        return autoencoder.encode(pixels.unsqueeze(0))[0].float().cpu()
+
+
+def _mask(item: Item, latents: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
+    """Return the weights of the places of ``latents`` where ``item`` has a mask."""
+    if item.mask_path is None:
+        return {}
+    levels = decode_mask(item.mask_path, picture=item.image_path)
+    assert levels is not None, "the scan found this mask"
+    _, height, width = latents.shape
+    return {MASK: latent_mask(levels, bucket=item.bucket, latents=(height, width))}
 
 
 def cache_texts(
@@ -127,45 +154,88 @@ def cache_texts(
     screen: Screen,
     stopping: Callable[[], bool],
 ) -> CacheCount:
-    """Encode every caption whose cached encoding is missing or no longer right."""
-    architecture, variant = encoder.architecture, encoder.variant
+    """Encode every text whose cached encoding is missing or no longer right: once, however many need it."""
+    architecture = encoder.architecture
     count = CacheCount()
-    due: list[tuple[TextEntry, dict[str, str]]] = []
-    for entry in entries:
+    due: dict[str, list[TextEntry]] = defaultdict(list)
+    sound: dict[str, Path] = {}
+    for entry in screen.watch(entries, what="texts compared with their cache"):
         fingerprint = text_fingerprint(entry.text, encoder=encoder)
         if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
-            due.append((entry, fingerprint))
-    if not due:
-        return count
-    with screen.alive("loading the text encoders"):
-        encoders = encoder.load()
-    tell_overflow(encoders.caption_overflow([entry.text for entry, _ in due]), screen)
-    for entry, fingerprint in screen.watch(due, what="captions encoded"):
-        _stop_if(stopping)
-        with torch.no_grad():
-            encoded = encoders.encode([entry.text])
-        tensors = {
-            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
-            for name, spec in variant.conditioning.items()
-        }
-        write_text(
-            entry.path,
-            tensors,
-            architecture=architecture.full_name,
-            caption=entry.text,
-            fingerprint=fingerprint,
-        )
+            due[entry.text].append(entry)
+        else:
+            sound[entry.text] = entry.path
+    sources = {**_texts_elsewhere(due, encoder=encoder), **sound} if due else {}
+    for text in [text for text in due if text in sources]:
+        _write_copies(due.pop(text), read_text(sources[text]), encoder=encoder)
+        count.copied += 1
+    if due:
+        _encode_texts(due, encoder=encoder, screen=screen, stopping=stopping)
     return count
 
 
-def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> None:
-    """Count the cache entries that no picture uses, and delete them when ``clean`` says so."""
+def _texts_elsewhere(
+    due: Mapping[str, Sequence[TextEntry]], *, encoder: Encoder[TextEncoders]
+) -> dict[str, Path]:
+    """Return text -> sound entry for those that lie in the same caches under another name."""
+    paths = {entry.path for entries in due.values() for entry in entries}
+    found = find_texts(
+        folders_of_texts(paths),
+        code=encoder.architecture.code,
+        fingerprint=text_fingerprint("", encoder=encoder),
+        besides=paths,
+    )
+    hashes = {text: text_fingerprint(text, encoder=encoder)["caption"] for text in due}
+    return {text: found[digest] for text, digest in hashes.items() if digest in found}
+
+
+def _encode_texts(
+    due: Mapping[str, Sequence[TextEntry]],
+    *,
+    encoder: Encoder[TextEncoders],
+    screen: Screen,
+    stopping: Callable[[], bool],
+) -> None:
+    with screen.alive("loading the text encoders"):
+        encoders = encoder.load()
+    if encoder.architecture.find_tokenizers is None:
+        tell_overflow(encoders.caption_overflow(list(due)), screen)
+    for text in screen.watch(list(due), what="texts encoded"):
+        _stop_if(stopping)
+        with torch.no_grad():
+            encoded = encoders.encode([text])
+        tensors = {
+            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
+            for name, spec in encoder.variant.conditioning.items()
+        }
+        _write_copies(due[text], tensors, encoder=encoder)
+
+
+def _write_copies(
+    entries: Sequence[TextEntry], tensors: Mapping[str, Tensor], *, encoder: Encoder[TextEncoders]
+) -> None:
+    """Write one encoding under every name that it is looked for."""
+    for entry in entries:
+        write_text(
+            entry.path,
+            tensors,
+            architecture=encoder.architecture.full_name,
+            caption=entry.text,
+            fingerprint=text_fingerprint(entry.text, encoder=encoder),
+        )
+
+
+def tidy(
+    items: Sequence[Item], prompts: Sequence[TextEntry], *, code: str, clean: bool, screen: Screen
+) -> None:
+    """Count the cache entries that no picture or prompt uses, and delete them when ``clean`` says so."""
     used = [
         path for item in items for path in (item.latent_cache, *(caption.cache for caption in item.captions))
     ]
     # A key with sub-folders lies so many folders below the dataset's cache.
+    used += [entry.path for entry in prompts]
     roots = {item.latent_cache.parents[item.key.count("/")] for item in items}
-    folders = roots | {path.parent for path in used}
+    folders = roots | {path.parent for path in used} | set(folders_of_texts(used))
     unused = sorted({path for folder in folders for path in unused_entries(folder, code, used)})
     if not unused:
         return
@@ -189,12 +259,16 @@ def tell_overflow(notes: Sequence[str], screen: Screen) -> None:
 
 
 def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
-    """Return what the latents of ``item`` depend on."""
-    return {
+    """Return what the latents of ``item``, its mirrored ones and its mask depend on."""
+    found = {
         "picture": content_hash(item.image_path),
         "encoder": encoder,
         "settings": f"{item.bucket.width}x{item.bucket.height} mean 1",
     }
+    if item.mask_path is not None:
+        own = item.mask_path == item.image_path
+        found["mask"] = "alpha channel" if own else content_hash(item.mask_path)
+    return {**found, "mirror": "left to right"} if item.flip else found
 
 
 def text_fingerprint(text: str, *, encoder: Encoder[TextEncoders]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any
 from dataset.foreign_keys import ALIASES
 from dataset.subsets import are_tables, places_of, rows_below
 from host.errors import Problem, ProblemsFound, name_some
+from host.given import Given
 from host.toml_source import Key, TomlSource, read_toml
-from host.values import Given, joined
+from host.values import as_toml, joined
 
 DATASET_TABLES = ("general", "datasets")
 PARENT_WORDS = ("train_data_dir", "reg_data_dir")
@@ -31,12 +32,12 @@ class DatasetTables:
     """Keys of ``general`` that were given among the training settings."""
 
     def notes(self) -> list[str]:
-        """Return which of the defaults given elsewhere have no effect."""
+        """Return which of the defaults given elsewhere say again what the tables say."""
         general = self.source.document.get("general", {}) if self.source else {}
         return [
             f"{given.name} ({given.place}) has no effect: [general] of the dataset sets {key}."
             for key, given in self.defaults.items()
-            if isinstance(general, dict) and key in general
+            if given.origin == "file" and isinstance(general, dict) and key in general
         ]
 
     def find(self, key: str, index: int | None) -> Key | None:
@@ -60,7 +61,10 @@ class DatasetTables:
             return self.defaults[default].place if default else "the dataset"
         if index is None and key in DATASET_TABLES:
             return self.source.path.name
-        if found := self.find(key, index):
+        found = self.find(key, index)
+        if index is None and key in self.defaults and (found is None or _rules(self.defaults[key])):
+            return self.defaults[key].place
+        if found is not None:
             return self.source.place(found)
         if default is not None and (index is None or default in PARENT_WORDS):
             return self.defaults[default].place
@@ -80,6 +84,33 @@ class DatasetTables:
             yield _SUBSETS, subset
         yield "datasets", number
 
+    def given(self, address: str) -> Given | None:
+        """Return what stands at an address such as ``general.resolution`` or ``datasets.1.num_repeats``."""
+        table, _, rest = address.partition(".")
+        number, _, key = rest.rpartition(".")
+        if self.source is None or table not in DATASET_TABLES:
+            return None
+        if table == "general" and key in self.defaults:
+            default = self.defaults[key]
+            if _rules(default) or self.source.find(table, key) is None:
+                return default
+        found = self.source.find(table, key, index=int(number) if number else None)
+        if found is None:
+            return None
+        return Given(
+            name=key,
+            raw=None,
+            origin="file",
+            place=self.source.place(found),
+            key_excerpt=self.source.excerpt(found, of_name=True),
+            value_excerpt=self.source.excerpt(found),
+        )
+
+
+def _rules(given: Given) -> bool:
+    """Whether a default goes before ``[general]``: as a flag goes before every line of the file."""
+    return given.form.is_words
+
 
 def holds_dataset(source: TomlSource) -> bool:
     """Return whether a file has a table that describes pictures."""
@@ -98,7 +129,8 @@ def find_dataset(
     Args:
         training: The training file, which may hold the tables itself.
         dataset_config: The file of their own.
-        defaults: What the training settings say of the dataset; a table's own value goes first.
+        defaults: What the training settings say of the dataset. A preset's goes behind [general], that
+            of a flag or of the environment before it; a table of [[datasets]] goes before all.
         setting_names: The words of the training file, which have no place in a dataset.
     """
     source = training if training is not None and holds_dataset(training) else None
@@ -108,7 +140,7 @@ def find_dataset(
         source = _read(dataset_config)
         if problem := _not_a_dataset(source, setting_names):
             raise ProblemsFound([problem])
-    problems = [*_misplaced(source, setting_names)] if source else []
+    problems = [*_misplaced(source, setting_names), *_idle(source, defaults)] if source else []
     if source is not None and source is not training:
         problems += _unknown_tables(source)
     if problems:
@@ -129,7 +161,9 @@ def _with(defaults: Mapping[str, Given], document: Mapping[str, Any]) -> dict[st
     # Whether the tables have the right form is the dataset's own schema to judge.
     if not defaults or not isinstance(general, dict):
         return dict(document)
-    return {**document, "general": {key: given.raw for key, given in defaults.items()} | general}
+    below = {key: given.raw for key, given in defaults.items() if not _rules(given)}
+    above = {key: given.raw for key, given in defaults.items() if _rules(given)}
+    return {**document, "general": below | general | above}
 
 
 def _from_parents(
@@ -156,6 +190,34 @@ def _from_parents(
         source=source,
         defaults={**defaults, **parents},
     )
+
+
+def _idle(source: TomlSource, defaults: Mapping[str, Given]) -> Iterator[Problem]:
+    """Yield the defaults that the tables contradict, so that they change nothing."""
+    general, rows = source.document.get("general"), source.document.get("datasets")
+    for key, given in defaults.items():
+        if given.from_preset:
+            continue
+        in_general = isinstance(general, dict) and general.get(key, given.raw) != given.raw
+        if in_general and not _rules(given):
+            yield _contradicted(given, source, source.find("general", key))
+        elif _differs_in_every(rows, key, given.raw):
+            yield _contradicted(given, source, source.find("datasets", key, index=0))
+
+
+def _contradicted(given: Given, source: TomlSource, key: Key | None) -> Problem:
+    return Problem(
+        code="E02",
+        what=f"{given.name} = {as_toml(given.raw)} has no effect ({given.place}): "
+        f"the pictures have their own ({source.place(key)}).",
+        remedy=joined(source.excerpt(key), f"Change that line, or remove {given.name}."),
+    )
+
+
+def _differs_in_every(rows: object, key: str, value: object) -> bool:
+    if not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and row.get(key, value) != value for row in rows)
 
 
 def _read(path: Path) -> TomlSource:

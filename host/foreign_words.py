@@ -32,6 +32,11 @@ class ForeignWord:
     secret: bool = False
     """True when its value must not be shown."""
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether it describes the pictures, so that it is a word of ours too."""
+        return bool(self.dataset_key) or self.why == _IN_DATASET
+
     def accepts(self, value: object) -> bool:
         """Return whether ``value`` asks for nothing that is not done anyway."""
         return self.any_value or value in self.neutral
@@ -81,18 +86,17 @@ def _dataset_words() -> Iterator[tuple[str, ForeignWord]]:
         "secondary_separator keep_tokens_separator caption_prefix caption_suffix mask_suffix missing_mask "
         "train_data_dir reg_data_dir resize_interpolation",
         int: "keep_tokens caption_variants min_bucket_reso max_bucket_reso bucket_reso_steps "
-        "token_warmup_min",
+        "caption_dropout_every_n_epochs token_warmup_min",
         float: "caption_dropout_rate caption_tag_dropout_rate unmasked_weight token_warmup_step",
         bool: "enable_bucket bucket_no_upscale recursive skip_unreadable shuffle_caption enable_wildcard "
-        "flip_aug alpha_mask color_aug random_crop",
+        "flip_aug alpha_mask masked_loss color_aug random_crop",
     }
     yield from ((name, _dataset(name, kind)) for kind, names in defaults.items() for name in names.split())
     one_by_one: dict[type, str] = {
         str: "image_directory image_jsonl_file cache_directory caption_directory mask_directory image_dir "
         "control_directory metadata_file conditioning_data_dir in_json face_crop_aug_range",
         list: "resolutions exclude",
-        int: "caption_dropout_every_n_epochs",
-        bool: "masked_loss is_reg",
+        bool: "is_reg",
     }
     for kind, names in one_by_one.items():
         yield from ((name, _refused(kind, why=_IN_DATASET, do=_TO_DATASET)) for name in names.split())
@@ -235,6 +239,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
         "validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps",
         _refused(int, why=_NO_VALIDATION),
     ),
+    "sample_sampler": _neutral("euler", "k_euler", why="pictures are made by one sampler, Euler"),
     "lr_scheduler_type": _refused(str, why="schedules go by name", do="Write  lr_scheduler  instead."),
     "lr_scheduler_args": _refused(
         list,
