@@ -130,16 +130,14 @@ def _look(item: Item) -> Look:
 
 def _decode(item: Item) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H2 W2"] | None]:
     """Return a picture as it is, and its mask fitted to its bucket."""
-    path = item.image_path
+    picture = decode(item.image_path)
+    if item.mask_path is None:
+        return picture, None
     try:
-        picture = decode(path)
-        if item.mask_path is None:
-            return picture, None
-        path = item.mask_path
-        levels = decode_mask(path, picture=item.image_path)
+        levels = decode_mask(item.mask_path, picture=item.image_path)
         return picture, None if levels is None else fit_mask(levels, item.bucket)
     except ValueError as error:
-        what = f"{path} {error}; it was sound a moment ago."
+        what = f"{item.mask_path} {error}; it was sound a moment ago."
         raise ProblemsFound(
             [Problem(code="E10", what=what, remedy="Put it back, and start again.")]
         ) from error

@@ -101,6 +101,11 @@ def _stand_in(source: Source, pictures: Sequence[Path], chosen: str) -> None:
     source.notes.append(
         f"{counted(len(pictures), 'picture')} without a caption, trained with {shown}: {names}"
     )
+    source.notes.extend(
+        f"{counted(count, 'file')} *{extension} there not read as captions; to use them:"
+        f'  caption_extension = "{extension}"'
+        for extension, count in _other_captions(source, pictures)
+    )
     trigger = source.config.captions.trigger_word
     if chosen == "empty" and trigger is not None:
         source.notes.append(

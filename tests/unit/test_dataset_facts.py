@@ -107,7 +107,7 @@ def test_a_picture_that_went_bad_since_it_was_looked_at_is_named(pictures):
     with pytest.raises(ProblemsFound) as found:
         measure(pictures)
     (problem,) = found.value.problems
-    assert f"{pictures[1].image_path} has 0 bytes" in problem.what
+    assert f"{pictures[1].image_path} was sound and cannot be read any more: it has 0 bytes" in problem.what
 
 
 def test_a_mask_that_went_bad_is_named_and_an_alpha_channel_is_a_mask(pictures, tmp_path):
