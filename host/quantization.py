@@ -4,6 +4,8 @@ Source of the rule: kohya-ss/musubi-tuner: src/musubi_tuner/modules/fp8_optimiza
 one difference: scales stay in float32. Axes: n_in n_out features of a linear, g groups of its input.
 """
 
+import math
+import mmap
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +19,8 @@ CODE = torch.float8_e4m3fn
 LARGEST = torch.finfo(CODE).max
 SMALLEST_SCALE = 1e-8
 
-AT_ONCE = 1 << 22
-"""Weights quantised in one go, so that float32 copies stay small."""
+AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
+"""Weights quantised in one go: many for a GPU, few where float32 copies would leave holes in the heap."""
 
 Parts = tuple[Tensor, ...]
 """(weight,) in plain numbers, (codes,) in 8 bit, or (codes, scales) with scales of the shape (n_out, g)."""
@@ -51,10 +53,10 @@ def quantize(weight: Float[Tensor, "n_out n_in"], *, scaled: bool) -> Quantized:
     """Return ``weight`` as float8_e4m3fn codes, plainly rounded or with scales for groups of 64."""
     n_out, n_in = weight.shape
     width = GROUP if n_in % GROUP == 0 else n_in
-    codes = torch.empty(weight.shape, dtype=CODE, device=weight.device)
-    scales = torch.ones(n_out, n_in // width, dtype=torch.float32, device=weight.device)
+    codes = _room((n_out, n_in), CODE, device=weight.device)
+    scales = _room((n_out, n_in // width), torch.float32, device=weight.device).fill_(1)
     lost, whole = (torch.zeros((), dtype=torch.float64, device=weight.device) for _ in range(2))
-    rows = max(1, AT_ONCE // n_in)
+    rows = max(1, AT_ONCE[weight.device.type] // n_in)
     for start in range(0, n_out, rows):
         some = slice(start, start + rows)
         exact = weight[some].float().unflatten(1, (-1, width))
@@ -69,15 +71,32 @@ def quantize(weight: Float[Tensor, "n_out n_in"], *, scaled: bool) -> Quantized:
     return Quantized(parts=(codes, scales) if scaled else (codes,), error=error)
 
 
+def _room(shape: tuple[int, int], dtype: torch.dtype, *, device: torch.device) -> Tensor:
+    """Return memory for a tensor; on the CPU in pages of its own, which go back as soon as it is given up.
+
+    On the heap small tensors that are kept would settle in the holes that codes leave when they go to disk.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(shape)
+
+
 def widened(parts: Parts, *, dtype: torch.dtype) -> Float[Tensor, "n_out n_in"]:
     """Return the weight that ``parts`` stand for; codes times scales in float32, rounded once."""
     codes, *scales = parts
     if not scales:
         return codes.to(dtype)
     scale: Float32[Tensor, "n_out g"] = scales[0]
-    whole = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    n_out, n_in = codes.shape
+    whole = _room((n_out, n_in), dtype, device=codes.device)
     groups = (scale.shape[1], -1)
-    torch.mul(codes.to(dtype).unflatten(1, groups), scale.unsqueeze(2), out=whole.unflatten(1, groups))
+    # A GPU multiplies in one go without copies; the CPU would make float32 copies of the whole.
+    rows = max(1, AT_ONCE["cpu"] // n_in) if codes.device.type == "cpu" else n_out
+    for start in range(0, n_out, rows):
+        some = slice(start, start + rows)
+        numbers = codes[some].to(dtype).unflatten(1, groups)
+        torch.mul(numbers, scale[some].unsqueeze(2), out=whole[some].unflatten(1, groups))
     return whole
 
 

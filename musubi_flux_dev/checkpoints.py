@@ -5,6 +5,7 @@ and each 8-bit tensor is widened by itself.
 """
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from musubi_flux_dev.transformer import Flux, params_from_header
 
 WIDENED_AT_ONCE = 1 << 22
 """Numbers multiplied by their scale in one go: in float32 a whole tensor takes four times its codes' room."""
+
+OF_ITS_OWN = 1 << 20
+"""Bytes from which on a tensor is read into pages of its own."""
 
 
 def load_transformer(  # noqa: PLR0913 - the contract's signature
@@ -185,13 +189,24 @@ def _plain_reader(files: ExitStack, codes: Tensor) -> Callable[[TensorEntry], Te
         if entry.path not in opened:
             opened[entry.path] = files.enter_context(entry.path.open("rb"))
         size = entry.end - entry.start
-        buffer = codes[:size] if entry.dtype in EIGHT_BIT else torch.empty(size, dtype=torch.uint8)
+        buffer = codes[:size] if entry.dtype in EIGHT_BIT else _room(size)
         opened[entry.path].seek(entry.start)
         if opened[entry.path].readinto(buffer.numpy().data) != len(buffer):
             raise ProblemsFound([_damaged(entry, "the file ended while it was read")])
         return _shaped(buffer, entry)
 
     return read
+
+
+def _room(size: int) -> Tensor:
+    """Return memory for one tensor; what is large goes back to the system the moment it is given up.
+
+    From the heap it would leave a hole, the next small tensor that is kept would take a corner of it, and
+    the next large one would no longer fit: one hole a block, a third of a model that is streamed from disk.
+    """
+    if size < OF_ITS_OWN:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
 
 
 def _mapped_reader(files: ExitStack) -> Callable[[TensorEntry], Tensor]:
