@@ -62,7 +62,7 @@ def still_true(known: Mapping[Item, Facts], items: Sequence[Item]) -> dict[Item,
 def look_at(items: Sequence[Item]) -> dict[Item, Look]:
     """Return what a look at each of ``items`` gives, several at a time.
 
-    Raises ``ProblemsFound`` when a picture cannot be read any more.
+    Raises ``ProblemsFound`` when a picture or a mask cannot be read any more.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(items, pool.map(_look, items), strict=True))
@@ -115,7 +115,7 @@ def hash_in_words(bits: int) -> str:
 
 
 def _look(item: Item) -> Look:
-    picture, mask = _decode(item)
+    picture, mask = decode(item.image_path), _mask(item)
     fitted = fit_to_bucket(picture, item.bucket)
     facts = Facts(
         bucket=item.bucket,
@@ -128,19 +128,20 @@ def _look(item: Item) -> Look:
     return Look(facts=facts, thumbnail=make_thumbnail(fitted, mask))
 
 
-def _decode(item: Item) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H2 W2"] | None]:
-    """Return a picture as it is, and its mask fitted to its bucket."""
-    picture = decode(item.image_path)
+def _mask(item: Item) -> UInt8[np.ndarray, "H W"] | None:
+    """Return the mask of a picture, fitted to its bucket; None without one."""
     if item.mask_path is None:
-        return picture, None
+        return None
     try:
         levels = decode_mask(item.mask_path, picture=item.image_path)
-        return picture, None if levels is None else fit_mask(levels, item.bucket)
     except ValueError as error:
-        what = f"{item.mask_path} {error}; it was sound a moment ago."
-        raise ProblemsFound(
-            [Problem(code="E10", what=what, remedy="Put it back, and start again.")]
-        ) from error
+        problem = Problem(
+            code="E14",
+            what=f"The mask {item.mask_path} was sound and cannot be read any more: it {error}.",
+            remedy="Put back a sound copy, and start again.",
+        )
+        raise ProblemsFound([problem]) from error
+    return None if levels is None else fit_mask(levels, item.bucket)
 
 
 def _mask_hash(item: Item) -> str:
