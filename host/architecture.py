@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean, name_some
+from host.footprints import AutoencoderBytes, BlockBytes, EncoderBytes, MemoryFacts, StepBytes, Workload
 from host.headers import Header, TensorEntry, read_header
 from host.setting import setting, setting_given, setting_is
 from networks.layouts import OtherLayout
@@ -26,16 +27,22 @@ __all__ = [
     "AdapterLayout",
     "Architecture",
     "Autoencoder",
+    "AutoencoderBytes",
+    "BlockBytes",
     "ConfigError",
+    "EncoderBytes",
     "Header",
+    "MemoryFacts",
     "Part",
     "Place",
     "Problem",
     "ProblemsFound",
+    "StepBytes",
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
     "Variant",
+    "Workload",
     "did_you_mean",
     "name_some",
     "read_header",
@@ -271,5 +278,7 @@ class Architecture:
 
     Returns setting name -> path for every model-file setting. Files already there and sound stay.
     """
+    memory: MemoryFacts | None = None
+    """Optional: what the models take in memory; None lets the host estimate it from their shapes."""
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""
