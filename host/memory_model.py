@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from host.footprints import StepBytes
+from host.footprints import BlockBytes, StepBytes
 
 FLOAT32 = 4
 
@@ -140,16 +140,23 @@ def training_peak(step: StepBytes, trained: Trained) -> int:
     peak = held
     for block in step.blocks:
         peak = max(peak, held + block.inputs + block.forward + gradients)
-        held += block.inputs + (0 if trained.checkpointing else block.kept)
+        held += _left(block, trained)
     for block in reversed(step.blocks):
-        # No gradient reaches a block that keeps nothing.
-        again = block.inputs + block.forward if trained.checkpointing and block.kept else 0
-        before = held if trained.checkpointing else held - block.kept
-        peak = max(peak, before + max(again, block.backward) + gradients)
-        held = before - block.inputs
+        if not block.kept:
+            break
+        again = block.inputs + block.forward if trained.checkpointing else 0
+        held -= _left(block, trained)
+        peak = max(peak, held + block.inputs + max(again, block.backward) + gradients)
         gradients += 0 if trained.accumulates else shares[block.path] * FLOAT32
     stepping = trained.count * (FLOAT32 + trained.optimizer.briefly)
     return trained.resident + max(peak, round(stepping))
+
+
+def _left(block: BlockBytes, trained: Trained) -> int:
+    """Return what a block leaves from its forward to its backward pass, if one will come to it."""
+    if not block.kept:
+        return 0
+    return block.inputs + (0 if trained.checkpointing else block.kept)
 
 
 def _share(parameters: Mapping[str, int], block: str) -> int:

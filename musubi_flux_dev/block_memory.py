@@ -39,6 +39,7 @@ def step_of(params: FluxParams, work: Workload) -> StepBytes:
             heads=params.num_heads,
             keeps=before or trained[number],
             onward=before,
+            modulated=any(name.startswith(f"{path}.") and "mod" in name for name in work.ranks),
         )
         build = _double if path.startswith("double") else _single
         blocks.append(build(replay, params.mlp_hidden, img, txt))
@@ -88,9 +89,10 @@ def _single(replay: Replay, mlp: int, img: Stream, txt: Stream) -> BlockBytes:
     ledger.touch(inner + state + inner)  # gelu and what it is joined to
     ledger.hold(joined=state + inner)
     replay.linear("linear2", both, "joined", widths=second, result="out")
-    ledger.touch(state)
-    forward, kept = _forward_ends(replay, "q", "k", "out")
+    replay.gate(both, "out")
+    forward, kept = _forward_ends(replay, "q", "k")
 
+    ledger.free("out")
     ledger.hold(residual=state, gradient=state)
     replay.linear_backward("linear2", both, "joined", widths=second)
     ledger.hold(d_mlp=inner)
@@ -102,6 +104,7 @@ def _single(replay: Replay, mlp: int, img: Stream, txt: Stream) -> BlockBytes:
     ledger.free("d_mlp")
     ledger.hold(gradient=replay.wide(both, first[1]))
     replay.linear_backward("linear1", both, "mod", widths=first, onward=replay.onward)
+    ledger.free("mod plain")
     ledger.touch(2 * state)
     return _bytes(replay, state, forward=forward, kept=kept)
 
@@ -143,8 +146,7 @@ def _tail(replay: Replay, mlp: int, stream: Stream) -> None:
     name, hidden, ledger = stream.name, replay.hidden, replay.ledger
     step = partial(replay.linear, stream=stream)
     step(f"{name}_attn.proj", source="", widths=(hidden, hidden), result=f"{name} projected")
-    ledger.touch(replay.state(stream))
-    ledger.free(f"{name} projected")
+    replay.gate(stream, f"{name} projected")
     ledger.hold(**{f"{name} middle": replay.state(stream)})
     replay.modulate(stream, f"{name} mod2")
     step(f"{name}_mlp.0", source=f"{name} mod2", widths=(hidden, mlp), result=f"{name} mlp")
@@ -152,8 +154,7 @@ def _tail(replay: Replay, mlp: int, stream: Stream) -> None:
     if not replay.keeps:
         ledger.free(f"{name} mlp")
     step(f"{name}_mlp.2", source=f"{name} gelu", widths=(mlp, hidden), result=f"{name} mixed")
-    ledger.touch(replay.state(stream))
-    ledger.free(f"{name} mixed")
+    replay.gate(stream, f"{name} mixed")
     ledger.hold(**{f"{name} out": replay.state(stream)})
     if not replay.keeps:
         ledger.free(f"{name} middle")
@@ -161,13 +162,14 @@ def _tail(replay: Replay, mlp: int, stream: Stream) -> None:
 
 def _tail_backward(replay: Replay, mlp: int, stream: Stream) -> None:
     name, hidden, ledger = stream.name, replay.hidden, replay.ledger
+    ledger.free(f"{name} mixed")
     ledger.hold(gradient=replay.state(stream))
     replay.linear_backward(f"{name}_mlp.2", stream, f"{name} gelu", widths=(mlp, hidden))
     ledger.touch(replay.wide(stream, mlp))
     ledger.free(f"{name} mlp")
     replay.linear_backward(f"{name}_mlp.0", stream, f"{name} mod2", widths=(hidden, mlp))
     ledger.touch(2 * replay.state(stream))
-    ledger.free(f"{name} middle", "gradient")
+    ledger.free(f"{name} middle", f"{name} mod2 plain", f"{name} projected", "gradient")
     ledger.hold(gradient=replay.state(stream))
     replay.linear_backward(f"{name}_attn.proj", stream, "", widths=(hidden, hidden))
     ledger.free("gradient")
@@ -183,8 +185,6 @@ def _head_backward(replay: Replay, stream: Stream) -> None:
     ledger.touch(6 * replay.state(stream))
     ledger.hold(gradient=replay.wide(stream, 3 * hidden))
     widths = (hidden, 3 * hidden)
-    replay.linear_backward(
-        f"{name}_attn.qkv", stream, f"{name} mod", widths=widths, onward=replay.onward
-    )
+    replay.linear_backward(f"{name}_attn.qkv", stream, f"{name} mod", widths=widths, onward=replay.onward)
     ledger.touch(2 * replay.state(stream))
     ledger.free("gradient")

@@ -56,6 +56,8 @@ class Replay:
     """Whether a backward pass will come through the block."""
     onward: bool
     """Whether it goes on to the blocks before."""
+    modulated: bool
+    """Whether it goes to the modulation too, whose gradients want to know what was scaled and gated."""
     ledger: Ledger = field(default_factory=Ledger)
 
     def wide(self, stream: Stream, width: int) -> int:
@@ -81,10 +83,21 @@ class Replay:
 
     def modulate(self, stream: Stream, result: str) -> None:
         """Tokens normalised, scaled, shifted: two of the three at a time."""
-        self.ledger.touch(2 * self.state(stream))
-        self.ledger.hold(**{result: self.state(stream)})
+        size = self.state(stream)
+        if self.modulated:
+            self.keep(f"{result} plain", size)
+        self.ledger.touch(2 * size)
+        self.ledger.hold(**{result: size})
 
-    def linear(self, linear: str, stream: Stream, source: str, *, widths: tuple[int, int], result: str) -> None:
+    def gate(self, stream: Stream, ungated: str) -> None:
+        """``gate * ungated``, to be added to the stream at once."""
+        self.ledger.touch(self.state(stream))
+        if not (self.modulated and self.keeps):
+            self.ledger.free(ungated)
+
+    def linear(
+        self, linear: str, stream: Stream, source: str, *, widths: tuple[int, int], result: str
+    ) -> None:
         """From ``source`` to ``result`` by a linear of ``widths`` (in, out), with its LoRA if it has one."""
         module, ledger = f"{self.path}.{linear}", self.ledger
         out, rank = self.wide(stream, widths[1]), self.work.ranks.get(module, 0)

@@ -46,7 +46,9 @@ def one_batch(batch, height, width, dtype):
     )
 
 
-def training_step(*, checkpointing, dtype=torch.bfloat16, rank=4, batch=1, size=(32, 32), preset="token_linears"):
+def training_step(
+    *, checkpointing, dtype=torch.bfloat16, rank=4, batch=1, size=(32, 32), preset="token_linears"
+):
     """Return what a real step held at most beside the frozen weights, and what was calculated."""
     flux = model(dtype)
     linears = linears_of(flux)
@@ -83,7 +85,9 @@ def training_step(*, checkpointing, dtype=torch.bfloat16, rank=4, batch=1, size=
         checkpointing=checkpointing,
         accumulates=False,
     )
-    return SimpleNamespace(counted=counted.peak - frozen, calculated=training_peak(step_of(SMALL, work), trained))
+    return SimpleNamespace(
+        counted=counted.peak - frozen, calculated=training_peak(step_of(SMALL, work), trained)
+    )
 
 
 MATRIX = list(itertools.product((True, False), (4, 16), (1, 2), ((32, 32), (24, 48))))
@@ -92,5 +96,5 @@ MATRIX = list(itertools.product((True, False), (4, 16), (1, 2), ((32, 32), (24, 
 @pytest.mark.parametrize(("checkpointing", "rank", "batch", "size"), MATRIX)
 def test_the_peak_of_a_training_step_is_calculated_within_five_percent(checkpointing, rank, batch, size):
     step = training_step(checkpointing=checkpointing, rank=rank, batch=batch, size=size)
-    print(step.calculated/step.counted)
+    print(step.calculated / step.counted)
     assert step.calculated == pytest.approx(step.counted, rel=0.05)
