@@ -10,6 +10,7 @@ from typing import Any
 from dataset.buckets import Size
 from dataset.caption_variants import CaptionRules
 from dataset.config_rules import Where, nearest_key, table_faults
+from dataset.mask_rules import SOURCES, idle_mask_keys, mask_faults, sources_in
 from dataset.problems import Problem, ProblemsFound
 
 DEFAULT_EXTENSION = ".txt"
@@ -93,7 +94,11 @@ def parse_datasets(
         own = {key: value for key, value in row.items() if key not in faults}
         table = _Table(own=own, shared=shared, faulty=tuple(faults), index=index, where=where)
         problems += [*faults.values(), *_conflicts(table), *_resolution_problems(table, step=bucket_step)]
+        problems += mask_faults(table.values, address=table.address)
+        problems += idle_mask_keys(own, masked=table.has_masks, address=table.address)
         tables.append(table)
+    masked = any(table.has_masks for table in tables)
+    problems += idle_mask_keys(shared, masked=masked, address=lambda key: where(key, None))
     _raise_if(list(dict.fromkeys(problems)))
     configs = tuple(_config(table.values) for table in tables)
     _raise_if(list(_shared_caches(configs, where=where)))
@@ -122,6 +127,10 @@ class _Table:
     def address(self, key: str) -> str:
         inherited = key in self.shared and key not in self.own
         return self.where(key, None if inherited else self.index)
+
+    @property
+    def has_masks(self) -> bool:
+        return bool(sources_in(self.values)) or self.meant(*SOURCES)
 
     def meant(self, *keys: str) -> bool:
         """Whether one of ``keys`` is there, be it misspelt or with a wrong value."""
@@ -217,7 +226,7 @@ def _size(values: Mapping[str, Any]) -> Size:
 
 
 def _config(values: Mapping[str, Any]) -> DatasetConfig:
-    fields = {key: value for key, value in values.items() if key not in _CAPTION_KEYS}
+    fields = {key: value for key, value in values.items() if key not in (*_CAPTION_KEYS, "masked_loss")}
     fields |= {key: Path(values[key]) for key in _PATH_KEYS if key in values}
     fields["captions"] = CaptionRules(**{key: values[key] for key in _CAPTION_KEYS if key in values})
     fields["exclude"] = tuple(values.get("exclude", ()))

@@ -1,12 +1,13 @@
 """Which keys a dataset table may hold, what each may be, and what is said when it is not."""
 
-import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import voluptuous as vol
 
 from dataset.problems import Problem
+from dataset.spelling import nearest
 
 Where = Callable[[str, int | None], str]
 """(key, index of the dataset or None for [general]) -> its address, such as ``data.toml, line 7``.
@@ -97,6 +98,7 @@ SHARED_RULES: Mapping[str, Rule] = {
     "flip_aug": _yes_or_no,
     "alpha_mask": _yes_or_no,
     "mask_suffix": _text,
+    "masked_loss": _yes_or_no,
     "missing_mask": _text,
     "unmasked_weight": _share,
 }
@@ -145,6 +147,7 @@ _EXAMPLES: Mapping[str, str] = {
     "flip_aug": "true",
     "alpha_mask": "true",
     "mask_suffix": '"_mask"',
+    "masked_loss": "true",
     "missing_mask": '"whole_image"',
     "unmasked_weight": "0.1",
     "mask_directory": '"masks"',
@@ -185,16 +188,18 @@ def table_faults(table: Mapping[str, Any], *, index: int | None, where: Where) -
         schema(dict(table))
     except vol.MultipleInvalid as invalid:
         errors = {str(error.path[0]): error.msg for error in invalid.errors}
-        return {
+        faults = {
             key: _fault(key, table[key], why=why, in_general=index is None, address=where(key, index))
             for key, why in errors.items()
         }
+        section = "general" if index is None else f"datasets.{index}"
+        return {key: replace(fault, setting=f"{section}.{key}") for key, fault in faults.items()}
     return {}
 
 
 def nearest_key(key: str) -> str | None:
     """Return the key that ``key`` is most likely a slip of, if any."""
-    close = difflib.get_close_matches(key, [*SHARED_RULES, *OWN_RULES], n=1)
+    close = nearest(key, [*SHARED_RULES, *OWN_RULES], cutoff=0.6)
     return close[0] if close else None
 
 

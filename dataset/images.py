@@ -4,8 +4,10 @@ Axes: H W pixels. Channels are red, green, blue.
 """
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from dataset.buckets import Size, scale_to_cover
 from dataset.problems import Problem, ProblemsFound
 
 WHITE = (255, 255, 255, 255)
+BLACK = (0, 0, 0, 255)
+
+Converted = TypeVar("Converted")
 
 _UNREADABLE = (
     OSError,
@@ -35,10 +40,18 @@ def decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises ``ValueError`` with the reason, without the name, when the file is not a sound picture.
     """
+    return np.asarray(read_upright(path, to_rgb))
+
+
+def read_upright(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """Return what ``convert`` makes of the whole picture, turned as its orientation mark says.
+
+    Raises ``ValueError`` with the reason, without the name, when the file is not a sound picture.
+    """
     try:
         with Image.open(path) as file:
             file.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
+            return convert(ImageOps.exif_transpose(file))
     except _UNREADABLE as error:
         raise ValueError(_why_unreadable(path, error)) from error
 
@@ -66,14 +79,15 @@ def to_pixels(image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 H W"]:
     return levels.float() / 127.5 - 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, background: tuple[int, int, int, int] = WHITE) -> Image.Image:
+    """Return ``image`` as 8-bit RGB; what is transparent shows ``background``."""
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
         levels = (np.asarray(image).astype(np.int64) + 128) // 257
         return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         upper = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", upper.size, WHITE), upper).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", upper.size, background), upper).convert("RGB")
     return image.convert("RGB")
 
 

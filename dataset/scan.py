@@ -13,6 +13,7 @@ from dataset.caption_variants import CaptionText, caption_texts
 from dataset.config import DatasetConfig
 from dataset.folders import counted
 from dataset.found_captions import Source
+from dataset.found_masks import find_masks
 from dataset.images import decode
 from dataset.problems import Problem, ProblemsFound, name_some
 from dataset.sources import find_pictures
@@ -87,6 +88,7 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
         _check_stems(source)
         sizes = _measure(source)
         buckets = _choose_buckets(source, sizes, step=bucket_step)
+        masks = find_masks(source, sizes=sizes, buckets=buckets)
         problems += source.problems
         notes += [f"{config.source}: {counted(len(source.pictures), 'picture')}"]
         notes += [f"{config.source}: {note}" for note in source.notes]
@@ -100,6 +102,7 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
                 dataset=index,
                 repeats=config.num_repeats,
                 latent_cache=latent_cache_path(config.cache_directory, path.stem, sizes[path], code),
+                mask_path=masks.get(path),
                 unmasked_weight=config.unmasked_weight,
                 flip=config.flip_aug,
                 is_reg=config.is_reg,

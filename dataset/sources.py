@@ -9,6 +9,7 @@ from dataset.captions import caption_path, read_caption, read_lines
 from dataset.config import DatasetConfig
 from dataset.folders import count_by_extension, counted, list_folder
 from dataset.found_captions import Source, settle
+from dataset.found_masks import without_masks
 from dataset.problems import Problem, ProblemsFound, name_some
 
 
@@ -27,10 +28,11 @@ def _from_folder(config: DatasetConfig, directory: Path) -> Source:
     caption_folder = config.caption_directory or directory
     if not caption_folder.is_dir():
         raise ProblemsFound([_no_caption_folder(caption_folder)])
-    source = Source(config=config, pictures=folder.pictures)
+    pictures = without_masks(folder.pictures, config)
+    source = Source(config=config, pictures=pictures)
     written: dict[Path, Sequence[str] | None] = {}
     unreadable: list[str] = []
-    for picture in folder.pictures:
+    for picture in pictures:
         path = caption_path(picture, directory=config.caption_directory, extension=config.caption_extension)
         try:
             written[picture] = [read_caption(path)] if path.is_file() else None
@@ -39,7 +41,7 @@ def _from_folder(config: DatasetConfig, directory: Path) -> Source:
     if unreadable:
         source.problems.append(_not_text(unreadable, caption_folder))
     settle(source, written)
-    orphans = _orphans(folder.pictures, caption_folder, config.caption_extension)
+    orphans = _orphans(pictures, caption_folder, config.caption_extension)
     if orphans:
         source.notes.append(
             f"{counted(len(orphans), 'caption file')} without a picture: {name_some(orphans)}"

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dataset.cache import (
+    MASK,
+    MIRRORED,
     content_hash,
     judge,
     read_text,
@@ -19,6 +22,7 @@ from dataset.cache import (
     write_text,
 )
 from dataset.images import decode, fit_to_bucket, to_pixels
+from dataset.masks import decode_mask, latent_mask
 from dataset.scan import Item
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
@@ -108,16 +112,32 @@ def cache_latents(
     for item, fingerprint in screen.watch(due, what="pictures encoded"):
         _stop_if(stopping)
         pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
-        with torch.no_grad():
-            latents = autoencoder.encode(pixels.unsqueeze(0))[0]
+        latents = _encode(autoencoder, pixels)
+        beside = {MIRRORED: _encode(autoencoder, pixels.flip(-1))} if item.flip else {}
         write_latents(
             item.latent_cache,
-            latents.float().cpu(),
+            latents,
             architecture=architecture.full_name,
             size=item.size,
             fingerprint=fingerprint,
+            beside={**beside, **_mask(item, latents)},
         )
     return count
+
+
+def _encode(autoencoder: Autoencoder, pixels: Float[Tensor, "3 H W"]) -> Float[Tensor, "c h w"]:
+    with torch.no_grad():
+        return autoencoder.encode(pixels.unsqueeze(0))[0].float().cpu()
+
+
+def _mask(item: Item, latents: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
+    """Return the weights of the places of ``latents`` where ``item`` has a mask."""
+    if item.mask_path is None:
+        return {}
+    levels = decode_mask(item.mask_path, picture=item.image_path)
+    assert levels is not None, "the scan found this mask"
+    _, height, width = latents.shape
+    return {MASK: latent_mask(levels, bucket=item.bucket, latents=(height, width))}
 
 
 def cache_texts(
@@ -187,12 +207,16 @@ def tell_overflow(notes: Sequence[str], screen: Screen) -> None:
 
 
 def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
-    """Return what the latents of ``item`` depend on."""
-    return {
+    """Return what the latents of ``item``, its mirrored ones and its mask depend on."""
+    found = {
         "picture": content_hash(item.image_path),
         "encoder": encoder,
         "settings": f"{item.bucket.width}x{item.bucket.height} mean 1",
     }
+    if item.mask_path is not None:
+        own = item.mask_path == item.image_path
+        found["mask"] = "alpha channel" if own else content_hash(item.mask_path)
+    return {**found, "mirror": "left to right"} if item.flip else found
 
 
 def text_fingerprint(text: str, *, encoder: Encoder[TextEncoders]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
 from host.flow_matching import NoiseSettings
+from host.idle import continued_rank, idle_guidance, late_intervals
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
@@ -29,6 +30,7 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.regularisation import check_regularisation, regularisation_notes
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -138,11 +140,19 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
     found.problems += check_trackers(settings.log)
+    weight = settings.fit.prior_loss_weight
+    found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
     plan = _plan(data, world=processes.world) if data.items else None
+    if "dit" in data.files.parts:
+        problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
+        found.problems += problems
+        found.notes += notes
+    found.notes += [*continued_rank(config), *(late_intervals(config, plan) if plan else ())]
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()
     assert plan is not None
+    found.notes += regularisation_notes(data.items, prior_loss_weight=weight)
     return Job(
         config=config,
         files=data.files,
@@ -167,11 +177,13 @@ def check_device(model: ModelSettings) -> list[str]:
             what,
             remedy if has_card else 'Set device = "cpu", or install the driver of your card.',
             code="E21",
+            setting="device",
         )
     number = int(model.device.partition(":")[2] or 0)
     if model.device.startswith("cuda") and number >= torch.cuda.device_count():
         what = f'device = "{model.device}", but there is {counted(torch.cuda.device_count(), "GPU")}.'
-        raise MachineError.of(what, 'They are counted from 0: set  device = "cuda:0"', code="E21")
+        remedy = 'They are counted from 0: set  device = "cuda:0"'
+        raise MachineError.of(what, remedy, code="E21", setting="device")
     if model.device == "auto" and has_card and torch.version.cuda is None:
         return [
             f"this machine has an NVIDIA card, but torch {torch.__version__} is built for the CPU. {remedy}"
@@ -214,6 +226,7 @@ def _datasets(config: Config) -> tuple[DatasetConfig, ...]:
                     what="No dataset is named.",
                     remedy="[[datasets]]\nimage_directory = '/path/to/pictures'\n"
                     "in the training file, or  dataset_config = '/path/to/dataset.toml'",
+                    setting="dataset_config",
                 )
             ]
         )
@@ -248,7 +261,7 @@ def not_yet(config: Config) -> list[Problem]:
         off = 0 if name == "blocks_to_swap" else False
         line = as_flag(name, off) if "flag" in config.origins[name] else f"{name} = {as_toml(off)}"
         what = f"{name} = {as_toml(values[name])}: {words} is not offered yet."
-        problems.append(Problem(what=what, remedy=f"Write:  {line}"))
+        problems.append(Problem(what=what, remedy=f"Write:  {line}", setting=name))
     return problems
 
 
@@ -256,7 +269,8 @@ def _timesteps(noise: NoiseSettings) -> list[Problem]:
     if noise.min_timestep < noise.max_timestep:
         return []
     what = f"min_timestep = {noise.min_timestep} is not below max_timestep = {noise.max_timestep}."
-    return [Problem(what=what, remedy="Exchange the two numbers, or remove both lines.")]
+    remedy = "Exchange the two numbers, or remove both lines."
+    return [Problem(what=what, remedy=remedy, setting="min_timestep")]
 
 
 def _attention(model: ModelSettings) -> list[Problem]:
@@ -267,6 +281,7 @@ def _attention(model: ModelSettings) -> list[Problem]:
         Problem(
             what=f'attn_mode = "{model.attn_mode}" needs {package}, which is not installed.',
             remedy=f'pip install {package}     or  attn_mode = "torch"',
+            setting="attn_mode",
         )
     ]
 
@@ -308,5 +323,8 @@ def _adapter(data: Data) -> list[Problem]:
         choose_linears(list(linears), preset=preset, include=include, exclude=exclude)
     except ValueError as error:
         remedy = "Correct network_args or network_preset."
-        return [Problem(what=f"network_args: {line}.", remedy=remedy) for line in str(error).splitlines()]
+        lines = str(error).splitlines()
+        return [
+            Problem(what=f"network_args: {line}.", remedy=remedy, setting="network_args") for line in lines
+        ]
     return []

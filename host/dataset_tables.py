@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from host.errors import Problem, ProblemsFound, name_some
-from host.toml_source import TomlSource, read_toml
-from host.values import Given, joined
+from host.given import Given
+from host.toml_source import Key, TomlSource, read_toml
+from host.values import as_toml, joined
 
 DATASET_TABLES = ("general", "datasets")
 
@@ -24,12 +25,12 @@ class DatasetTables:
     """Keys of ``general`` that were given among the training settings."""
 
     def notes(self) -> list[str]:
-        """Return which of the defaults given elsewhere have no effect."""
+        """Return which of the defaults given elsewhere say again what the tables say."""
         general = self.source.document.get("general", {}) if self.source else {}
         return [
             f"{given.name} ({given.place}) has no effect: [general] of the dataset sets {key}."
             for key, given in self.defaults.items()
-            if isinstance(general, dict) and key in general
+            if given.origin == "file" and isinstance(general, dict) and key in general
         ]
 
     def where(self, key: str, index: int | None) -> str:
@@ -40,12 +41,39 @@ class DatasetTables:
             return self.source.path.name
         table = "general" if index is None else "datasets"
         found = self.source.find(table, key, index=index)
-        if found is None and index is None and key in self.defaults:
+        if index is None and key in self.defaults and (found is None or _rules(self.defaults[key])):
             return self.defaults[key].place
         if found is not None:
             return self.source.place(found)
         section = "[general]" if index is None else f"[[datasets]] number {index + 1}"
         return f"{self.source.path.name}, {section}"
+
+    def given(self, address: str) -> Given | None:
+        """Return what stands at an address such as ``general.resolution`` or ``datasets.1.num_repeats``."""
+        table, _, rest = address.partition(".")
+        number, _, key = rest.rpartition(".")
+        if self.source is None or table not in DATASET_TABLES:
+            return None
+        if table == "general" and key in self.defaults:
+            default = self.defaults[key]
+            if _rules(default) or self.source.find(table, key) is None:
+                return default
+        found = self.source.find(table, key, index=int(number) if number else None)
+        if found is None:
+            return None
+        return Given(
+            name=key,
+            raw=None,
+            origin="file",
+            place=self.source.place(found),
+            key_excerpt=self.source.excerpt(found, of_name=True),
+            value_excerpt=self.source.excerpt(found),
+        )
+
+
+def _rules(given: Given) -> bool:
+    """Whether a default goes before ``[general]``: as a flag goes before every line of the file."""
+    return given.form.is_words
 
 
 def holds_dataset(source: TomlSource) -> bool:
@@ -65,7 +93,8 @@ def find_dataset(
     Args:
         training: The training file, which may hold the tables itself.
         dataset_config: The file of their own.
-        defaults: What the training settings say of the dataset; a table's own value goes first.
+        defaults: What the training settings say of the dataset. A preset's goes behind [general], that
+            of a flag or of the environment before it; a table of [[datasets]] goes before all.
         setting_names: The words of the training file, which have no place in a dataset.
     """
     source = training if training is not None and holds_dataset(training) else None
@@ -77,7 +106,7 @@ def find_dataset(
             raise ProblemsFound([problem])
     if source is None:
         return DatasetTables(document=None, source=None, defaults=defaults)
-    problems = [*_misplaced(source, setting_names)]
+    problems = [*_misplaced(source, setting_names), *_idle(source, defaults)]
     if source is not training:
         problems += _unknown_tables(source)
     if problems:
@@ -86,8 +115,38 @@ def find_dataset(
     general = document.get("general", {})
     # Whether the tables have the right form is the dataset's own schema to judge.
     if defaults and isinstance(general, dict):
-        document["general"] = {key: given.raw for key, given in defaults.items()} | general
+        below = {key: given.raw for key, given in defaults.items() if not _rules(given)}
+        above = {key: given.raw for key, given in defaults.items() if _rules(given)}
+        document["general"] = below | general | above
     return DatasetTables(document=document, source=source, defaults=defaults)
+
+
+def _idle(source: TomlSource, defaults: Mapping[str, Given]) -> Iterator[Problem]:
+    """Yield the defaults that the tables contradict, so that they change nothing."""
+    general, rows = source.document.get("general"), source.document.get("datasets")
+    for key, given in defaults.items():
+        if given.from_preset:
+            continue
+        in_general = isinstance(general, dict) and general.get(key, given.raw) != given.raw
+        if in_general and not _rules(given):
+            yield _contradicted(given, source, source.find("general", key))
+        elif _differs_in_every(rows, key, given.raw):
+            yield _contradicted(given, source, source.find("datasets", key, index=0))
+
+
+def _contradicted(given: Given, source: TomlSource, key: Key | None) -> Problem:
+    return Problem(
+        code="E02",
+        what=f"{given.name} = {as_toml(given.raw)} has no effect ({given.place}): "
+        f"the pictures have their own ({source.place(key)}).",
+        remedy=joined(source.excerpt(key), f"Change that line, or remove {given.name}."),
+    )
+
+
+def _differs_in_every(rows: object, key: str, value: object) -> bool:
+    if not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and row.get(key, value) != value for row in rows)
 
 
 def _read(path: Path) -> TomlSource:

@@ -32,6 +32,11 @@ class ForeignWord:
     secret: bool = False
     """True when its value must not be shown."""
 
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether it describes the pictures, so that it is a word of ours too."""
+        return bool(self.dataset_key) or self.why == _IN_DATASET
+
     def accepts(self, value: object) -> bool:
         """Return whether ``value`` asks for nothing that is not done anyway."""
         return self.any_value or value in self.neutral
@@ -84,7 +89,7 @@ def _dataset_words() -> Iterator[tuple[type, str]]:
         int: "min_bucket_reso max_bucket_reso bucket_reso_steps keep_tokens caption_dropout_every_n_epochs "
         "token_warmup_min",
         float: "caption_dropout_rate caption_tag_dropout_rate token_warmup_step",
-        bool: "shuffle_caption enable_wildcard color_aug flip_aug random_crop masked_loss alpha_mask",
+        bool: "shuffle_caption enable_wildcard color_aug flip_aug random_crop alpha_mask",
     }
     return ((kind, word) for kind, names in words.items() for word in names.split())
 
@@ -136,6 +141,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "enable_bucket": _dataset("enable_bucket", bool),
     "bucket_no_upscale": _dataset("bucket_no_upscale", bool),
     "caption_extension": _dataset("caption_extension", str),
+    "masked_loss": _dataset("masked_loss", bool),
     "network_module": _neutral(
         "networks.lora_flux",
         why="the adapter is a LoRA on FLUX.1's blocks, and this module is for another model or adapter",

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from host.errors import ConfigError, Problem, StoppedByUser
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
+from host.placing import placing
 from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
@@ -46,8 +47,9 @@ def generate_image(argv: Sequence[str]) -> str:
     prompts = _prompts(order, config)
     if config.settings.model.tiny_directory:
         config.architecture.tiny(config.settings.model.tiny_directory)
-    files = _files(config, order)
-    device, screen = join_processes(config.settings.model.device).device, Screen()
+    with placing(config):
+        files = _files(config, order)
+        device, screen = join_processes(config.settings.model.device).device, Screen()
     entries = prompt_entries(
         texts_of(prompts), folder=Path("cache") / "prompts", code=config.architecture.code
     )
@@ -121,7 +123,9 @@ def _files(config: Config, order: Order) -> ModelFiles:
         problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
     elif order.lora_weight is not None and not problems:
         prefix = config.architecture.adapter_layout.kohya_prefix
-        problems += unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
+        unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
+        # It is named on the command line, whatever the training file says of network_weights.
+        problems += [replace(problem, setting="") for problem in unfit]
     problems += not_yet(config)
     if problems:
         raise ConfigError(problems)

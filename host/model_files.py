@@ -85,6 +85,7 @@ def find_model_files(
         for name, header in headers.items()
         if (part := architecture.identify(header)) is not None
     }
+    written = {path: name for name, path in paths.items()}
     paths, parts, notes = _put_right(paths, parts, roles)
     found_at = {header.path: header for header in headers.values()}
     sound: dict[str, Part] = {}
@@ -94,9 +95,12 @@ def find_model_files(
         if not found:
             sound[name] = parts[name]
     # What is wrong with a file already is not told again by the plugin.
-    problems += architecture.check_files(
-        {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
-    )
+    problems += [
+        replace(problem, setting=written.get(paths.get(problem.setting, Path()), problem.setting))
+        for problem in architecture.check_files(
+            {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
+        )
+    ]
     variant = parts["dit"].variant if "dit" in parts else None
     files = ModelFiles(
         paths=paths,
@@ -120,6 +124,7 @@ def _missing_setting(name: str, role: str) -> Problem:
     return Problem(
         what=f'"{name}" is not set; it is the file of the {role.replace("_", "-")}.',
         remedy=f"{name} = '/path/to/file.safetensors'",
+        setting=name,
     )
 
 
@@ -129,13 +134,15 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
             sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
         )
         there = f"In that folder: {', '.join(near[:5])}." if near else f"Correct the line  {name} = ..."
-        return None, [Problem(code="E15", what=f"{name} = '{path}' does not exist.", remedy=there)]
+        what = f"{name} = '{path}' does not exist."
+        return None, [Problem(code="E15", what=what, remedy=there, setting=name)]
     if path.suffix.lower() in NOT_SAFETENSORS and path.is_file():
         return None, [
             Problem(
                 code="E16",
                 what=f"{name} = '{path}' {NOT_SAFETENSORS[path.suffix.lower()]}.",
                 remedy="Use the .safetensors file of the same weights (bf16, fp16 or fp32).",
+                setting=name,
             )
         ]
     try:
@@ -144,11 +151,12 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
         return None, [_in_setting(name, problem) for problem in found.problems]
     except OSError as error:
         what = f"{name} = '{path}' cannot be read: {error.strerror}."
-        return None, [Problem(code="E16", what=what, remedy="Let your user read the file, or copy it.")]
+        remedy = "Let your user read the file, or copy it."
+        return None, [Problem(code="E16", what=what, remedy=remedy, setting=name)]
 
 
 def _in_setting(name: str, problem: Problem) -> Problem:
-    return replace(problem, what=f"{name} cannot be used: {problem.what}")
+    return replace(problem, what=f"{name} cannot be used: {problem.what}", setting=name)
 
 
 def _put_right(
@@ -171,6 +179,7 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
                 code="E15",
                 what=f"{name} = '{path}' is none of the model files known here.",
                 remedy=f"It needs the file of the {wanted}:  {name} = '/path/to/{wanted}.safetensors'",
+                setting=name,
             )
         ]
     if part.refusal is not None and part.role == roles[name]:
@@ -185,6 +194,7 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
             code="E15",
             what=f"{name} = '{path}' is {part.description}; the file of the {wanted} is needed here.",
             remedy=f"{remedy}Write:  {name} = '/path/to/{wanted}.safetensors'",
+            setting=name,
         )
     ]
 
@@ -210,5 +220,6 @@ def unfit_lora(path: Path, *, linears: Mapping[str, tuple[int, int]], kohya_pref
             code="E15",
             what=f"network_weights = '{path}' {what}.",
             remedy="Name a LoRA that was trained on this transformer, or remove the line to begin anew.",
+            setting="network_weights",
         )
     ]

@@ -91,12 +91,18 @@ class TrainingPlan:
         sizes = "/".join(str(size) for size in sorted(set(self.batch_sizes)))
         cards = f" x {processes} processes" if processes > 1 else ""
         epochs = self.total_steps / self.steps_per_epoch
-        each = self.total_steps * seen / (self.steps_per_epoch * pictures)
         return (
             f"{pictures} pictures{by} / (batch {sizes} x accumulation {accumulation}{cards}) = "
             f"{self.steps_per_epoch} steps per epoch; {self.total_steps} steps = {epochs:.4g} epochs; "
-            f"each picture is seen about {each:.4g} times"
+            f"each picture is seen about {self._exposures(epochs)}"
         )
+
+    def _exposures(self, epochs: float) -> str:
+        repeats = {item.dataset: item.repeats for item in self.items}
+        times = {dataset: f"{epochs * repeat:.4g} times" for dataset, repeat in sorted(repeats.items())}
+        if len(set(repeats.values())) == 1:
+            return next(iter(times.values()))
+        return ", ".join(f"{text} in dataset {dataset + 1}" for dataset, text in times.items())
 
 
 def _with_positions(batches: Sequence[tuple[int, ...]]) -> tuple[MicroBatch, ...]:

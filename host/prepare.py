@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.headers import read_header
-from host.setting import setting, setting_given
+from host.setting import UsedWhen, setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
@@ -58,6 +58,11 @@ class ModelSettings:
     )
 
 
+BEGINS_ANEW = UsedWhen(
+    test=lambda resolved: resolved["network_weights"] is None, says="network_weights is not set"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings:
     """Which adapter, on which linears."""
@@ -67,6 +72,7 @@ class NetworkSettings:
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",
         above=0.0,
+        used_when=BEGINS_ANEW,
     )
     network_dropout: float = setting(
         0.0, help="Share of the rank's activations dropped in training.", minimum=0.0, maximum=0.99
@@ -74,11 +80,13 @@ class NetworkSettings:
     network_preset: str | None = setting(
         None,
         help="Named set of linears of the architecture; its first one (all token-wise linears) unless given.",
+        used_when=BEGINS_ANEW,
     )
     network_args: list[str] = setting(
         [],
         help="include_patterns=['regex', ...] adds linears to the preset, exclude_patterns=[...] removes "
         "them (full match on module paths; included wins).",
+        used_when=BEGINS_ANEW,
     )
     network_weights: Path | None = setting(
         None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
@@ -109,45 +117,41 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
     presets = architecture.adapter_layout.presets
     if settings.network_preset is not None and settings.network_preset not in presets:
         what = f'network_preset = "{settings.network_preset}" is not a preset of {architecture.full_name}.'
-        problems.append(Problem(what=what, remedy=did_you_mean(settings.network_preset, presets)))
+        remedy = did_you_mean(settings.network_preset, presets)
+        problems.append(Problem(what=what, remedy=remedy, setting="network_preset"))
     try:
         parse_network_args(settings.network_args)
     except ValueError as error:
-        problems.append(
-            Problem(what=f"network_args: {error}", remedy="Correct the line  network_args = [...]")
-        )
+        remedy = "Correct the line  network_args = [...]"
+        problems.append(Problem(what=f"network_args: {error}", remedy=remedy, setting="network_args"))
     if settings.network_weights is not None:
         problems += _check_continuing(settings, settings.network_weights)
     return problems
 
 
 def _check_continuing(settings: NetworkSettings, path: Path) -> list[Problem]:
-    """Return what is said of the adapter beside a LoRA that brings its own modules, rank and alpha."""
+    """Return what is wrong with a LoRA that is continued, and with the rank given beside its own."""
     if not path.is_file():
         what = f"network_weights = '{path}' does not exist."
-        return [Problem(what=what, remedy="Correct the path, or remove the line to begin anew.")]
+        remedy = "Correct the path, or remove the line to begin anew."
+        return [Problem(what=what, remedy=remedy, setting="network_weights")]
     try:
         tensors = read_header(path).tensors
     except ProblemsFound as found:
-        return list(found.problems)
+        return [replace(problem, setting="network_weights") for problem in found.problems]
     ranks = {entry.shape[0] for name, entry in tensors.items() if name.endswith(".lora_down.weight")}
     if not ranks:
         what = f"network_weights = '{path}' holds no LoRA in kohya's keys."
-        return [Problem(code="E23", what=what, remedy="Name a LoRA that this program or kohya's saved.")]
-    said = {
-        "network_dim": settings.network_dim not in {DEFAULT_DIM, *ranks},
-        "network_alpha": settings.network_alpha is not None,
-        "network_preset": settings.network_preset is not None,
-        "network_args": bool(settings.network_args),
-    }
-    words = [name for name, contradicts in said.items() if contradicts]
-    if not words:
+        remedy = "Name a LoRA that this program or kohya's saved."
+        return [Problem(code="E23", what=what, remedy=remedy, setting="network_weights")]
+    if settings.network_dim in {DEFAULT_DIM, *ranks}:
         return []
     return [
         Problem(
-            what=f"{', '.join(words)} and network_weights = '{path}' contradict each other: a LoRA that is "
+            what=f"network_dim and network_weights = '{path}' contradict each other: a LoRA that is "
             f"continued keeps its modules, its rank ({', '.join(map(str, sorted(ranks)))}) and its alpha.",
-            remedy=f"Remove {', '.join(words)}; or remove network_weights to begin anew.",
+            remedy="Remove network_dim; or remove network_weights to begin anew.",
+            setting="network_dim",
         )
     ]
 

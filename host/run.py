@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
 from host.check import Data, Job, check_data, check_job
@@ -12,6 +13,7 @@ from host.config import Config, load_config, metadata_values, resolved_toml
 from host.errors import FailedRunError, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
+from host.placing import placing
 from host.plan import bucket_table
 from host.processes import Processes, join_processes
 from host.results import (
@@ -35,14 +37,18 @@ def train(argv: Sequence[str]) -> str:
     """Do the whole job: check, cache, train, sample, save, verify; return the closing line."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="train.py")
-    processes = join_processes(config.settings.model.device)
+    with placing(config):
+        processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
-    with screen.alive("looking at files and pictures"):
+    with placing(config), screen.alive("looking at files and pictures"):
         job = check_job(config, processes=processes)
-    progress = _progress_of(job, processes)
-    start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+        progress = _progress_of(job, processes)
+        start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+        room = _room(job, start, processes)
     _tell(job, start, processes, screen)
+    if room:
+        screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -60,10 +66,14 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     """The first preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_latents.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=["vae"])
+    with placing(config):
+        data = check_data(config, needed=["vae"])
+        room = account_for_space(cache_needs(data, []))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -78,16 +88,21 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     """The second preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+    with placing(config):
+        data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+        texts = [*text_entries(data.items), *_prompt_entries(data)]
+        room = account_for_space(cache_needs(data, texts, pictures=False))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
-    count = encoding.texts([*text_entries(data.items), *_prompt_entries(data)])
+    count = encoding.texts(texts)
     encoding.tidy(data.items)
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
@@ -110,6 +125,14 @@ def _progress_of(job: Job, processes: Processes) -> Progress:
         files=job.file_hashes,
         processes=processes.world,
     )
+
+
+def _room(job: Job, start: Start, processes: Processes) -> str:
+    """Return how much the run will write and what is free; refuse where that is too little."""
+    if start.kind is StartKind.FINISHED:
+        return ""
+    texts = [*text_entries(job.items), *_prompt_entries(job)]
+    return check_space(job, texts, device_type=processes.device.type)
 
 
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:

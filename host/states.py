@@ -162,6 +162,7 @@ def compare(progress: Progress, *, now: Progress) -> tuple[list[Problem], list[s
             code="E23",
             what=f"This run was begun with {name} = {old}; the configuration now says {new}.",
             remedy=f"Set {name} = {old} to go on, or begin a new run under another output_name.",
+            setting=name,
         )
         for name, (old, new) in changed.items()
         if name in FIXED

@@ -110,9 +110,8 @@ def _misfits(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> list[Probl
         if width is not None and width != wanted:
             what = f"{name} = '{paths[name]}' gives {encoder} vectors of width {width}; "
             what += f"dit = '{paths['dit']}' takes {wanted}."
-            problems.append(
-                Problem(code="E17", what=what, remedy=f"Use the {encoder} file of this transformer.")
-            )
+            remedy = f"Use the {encoder} file of this transformer."
+            problems.append(Problem(code="E17", what=what, remedy=remedy, setting=name))
     return problems
 
 

@@ -104,6 +104,19 @@ def test_another_resolution_makes_all_latents_anew(tmp_path, job, capsys):
     assert len(changed(tmp_path, before)) == 5
 
 
+def test_a_renamed_picture_is_made_anew_under_its_new_name_and_the_old_entry_stays(tmp_path, job, capsys):
+    before, pictures = entries(tmp_path), tmp_path / "pictures"
+    for extension in ("png", "txt"):
+        (pictures / f"picture_1.{extension}").rename(pictures / f"renamed.{extension}")
+    assert train(job, *AGAIN) == 0
+    said = capsys.readouterr().out
+    assert "latents   5 pictures: 4 reused, 1 made\n" in said
+    assert "unused entries" in said
+    after = entries(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert "renamed_0064x0064_toy.safetensors" in after.keys() - before.keys()
+
+
 @pytest.mark.parametrize("keep", [-1, 100, 0])
 def test_a_cache_file_that_was_cut_off_is_made_again_with_a_notice(tmp_path, job, capsys, keep):
     before = entries(tmp_path)
