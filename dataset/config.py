@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.buckets import Size
+from dataset.caption_faults import caption_faults
 from dataset.caption_variants import CaptionRules
 from dataset.config_rules import Where, nearest_key, table_faults
 from dataset.mask_rules import SOURCES, idle_mask_keys, mask_faults, sources_in
@@ -39,7 +40,8 @@ class DatasetConfig:
     caption_extension: str = DEFAULT_EXTENSION
     """With its dot."""
     missing_caption: str | None = None
-    """For pictures without a caption: None refuses them, ``empty`` trains without text, else the text."""
+    """For pictures without a caption: None refuses them, ``empty`` trains without text, ``folder_name``
+    takes the folder's name, else it is the text."""
     resolution: Size = DEFAULT_RESOLUTION
     batch_size: int = 1
     num_repeats: int = 1
@@ -99,6 +101,7 @@ def parse_datasets(
         tables.append(table)
     masked = any(table.has_masks for table in tables)
     problems += idle_mask_keys(shared, masked=masked, address=lambda key: where(key, None))
+    problems += caption_faults(tables)
     _raise_if(list(dict.fromkeys(problems)))
     configs = tuple(_config(table.values) for table in tables)
     _raise_if(list(_shared_caches(configs, where=where)))

@@ -97,11 +97,12 @@ def _enlarge(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray,
 
 
 def _reduce(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray, "H2 W2 3"]:
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     return cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_AREA)
 
 
-def _import_cv2() -> ModuleType:
+def import_cv2() -> ModuleType:
+    """Return OpenCV; raises ``ProblemsFound`` where it cannot be loaded."""
     # Imported late: where a system library is missing, everything else still works and is checked.
     try:
         import cv2

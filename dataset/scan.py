@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset.buckets import Size, choose_bucket, scale_to_cover
 from dataset.cache import latent_cache_path, text_cache_path, variant_cache_path
-from dataset.caption_variants import CaptionText, caption_texts
+from dataset.caption_variants import CaptionText
 from dataset.config import DatasetConfig
 from dataset.folders import counted
 from dataset.found_captions import Source
@@ -37,7 +37,7 @@ class Item:
     """The picture's name without extension."""
     image_path: Path
     captions: tuple[Caption, ...]
-    """At least one; the shares sum to 1."""
+    """At least one, the most frequent one first; the shares sum to 1."""
     size: Size
     """Of the picture as it is seen, upright."""
     bucket: Size
@@ -54,6 +54,8 @@ class Item:
     """Half of the time it is seen mirrored."""
     is_reg: bool = False
     """A regularisation picture."""
+    caption_dropout_every_n_epochs: int = 0
+    """In every n-th epoch it gets its empty text; 0 for never."""
 
     @property
     def caption(self) -> str:
@@ -96,7 +98,7 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
             Item(
                 key=path.stem,
                 image_path=path,
-                captions=_captions(source.captions[path], config, key=path.stem, code=code),
+                captions=_captions(source.texts[path], config, key=path.stem, code=code),
                 size=sizes[path],
                 bucket=bucket,
                 dataset=index,
@@ -106,17 +108,19 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> S
                 unmasked_weight=config.unmasked_weight,
                 flip=config.flip_aug,
                 is_reg=config.is_reg,
+                caption_dropout_every_n_epochs=config.captions.caption_dropout_every_n_epochs,
             )
             for path, bucket in buckets.items()
-            if path in source.captions
+            if path in source.texts
         ]
     if problems:
         raise ProblemsFound(problems)
     return Scan(items=tuple(items), notes=tuple(notes))
 
 
-def _captions(written: Sequence[str], config: DatasetConfig, *, key: str, code: str) -> tuple[Caption, ...]:
-    texts = caption_texts(written, config.captions)
+def _captions(
+    texts: Sequence[CaptionText], config: DatasetConfig, *, key: str, code: str
+) -> tuple[Caption, ...]:
     directory = config.cache_directory
     if len(texts) == 1:
         # A caption that never changes has the name that musubi-tuner gives it.

@@ -41,6 +41,7 @@ __all__ = [
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
+    "Tokenizers",
     "Variant",
     "Workload",
     "did_you_mean",
@@ -145,6 +146,20 @@ class TextEncoders(Protocol):
 
     def caption_overflow(self, captions: Sequence[str]) -> list[str]:
         """Return one note for every caption that an encoder reads only in part."""
+        ...
+
+
+@runtime_checkable
+class Tokenizers(Protocol):
+    """The tokenizers of an architecture's text encoders, without the encoders."""
+
+    @property
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        """Setting -> every file that is read for it, also where the setting is not given but found."""
+        ...
+
+    def overflow_notes(self, captions: Mapping[str, str]) -> list[str]:
+        """Return what is not read of ``captions`` (name -> text), one note for each encoder."""
         ...
 
 
@@ -277,6 +292,12 @@ class Architecture:
     """Write a seeded small instance of every part below a folder, in the published layouts.
 
     Returns setting name -> path for every model-file setting. Files already there and sound stay.
+    """
+    find_tokenizers: Callable[[Mapping[str, Path], Variant], Tokenizers] | None = None
+    """Optional: the tokenizers that the path settings name or that are found without them.
+
+    With it, captions that are too long are told before a weight is read, and a tokenizer that was found
+    counts among what an encoded text was made with.
     """
     memory: MemoryFacts | None = None
     """Optional: what the models take in memory; None lets the host estimate it from their shapes."""

@@ -1,6 +1,7 @@
 """Drives a plugin's encoders over a dataset; resumable, and what is sound stays."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from dataset.cache import (
 from dataset.images import decode, fit_to_bucket, to_pixels
 from dataset.masks import decode_mask, latent_mask
 from dataset.scan import Item
+from dataset.text_entries import find_texts, folders_of_texts
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
@@ -43,7 +45,9 @@ class DataSettings:
         in_metadata=False,
     )
     clean_cache: bool = setting(
-        False, help="Delete cache entries that no picture of the dataset uses.", in_metadata=False
+        False,
+        help="Delete cache entries that no picture of the dataset and no sample prompt uses.",
+        in_metadata=False,
     )
 
 
@@ -53,6 +57,8 @@ class CacheCount:
 
     sound: int = 0
     made: int = 0
+    copied: int = 0
+    """How many of the texts that were due lay there already, under another name."""
     redone: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> names of the pictures whose entry was no longer right."""
 
@@ -63,6 +69,7 @@ class CacheCount:
             f"{len(keys)} redone ({reason}: {name_some(keys, most=3)})"
             for reason, keys in self.redone.items()
         ]
+        parts += [f"{self.copied} copied from entries of the same text"] if self.copied else []
         return ", ".join(parts)
 
 
@@ -147,43 +154,86 @@ def cache_texts(
     screen: Screen,
     stopping: Callable[[], bool],
 ) -> CacheCount:
-    """Encode every caption whose cached encoding is missing or no longer right."""
-    architecture, variant = encoder.architecture, encoder.variant
+    """Encode every text whose cached encoding is missing or no longer right: once, however many need it."""
+    architecture = encoder.architecture
     count = CacheCount()
-    due: list[tuple[TextEntry, dict[str, str]]] = []
-    for entry in entries:
+    due: dict[str, list[TextEntry]] = defaultdict(list)
+    sound: dict[str, Path] = {}
+    for entry in screen.watch(entries, what="texts compared with their cache"):
         fingerprint = text_fingerprint(entry.text, encoder=encoder)
         if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
-            due.append((entry, fingerprint))
-    if not due:
-        return count
-    with screen.alive("loading the text encoders"):
-        encoders = encoder.load()
-    tell_overflow(encoders.caption_overflow([entry.text for entry, _ in due]), screen)
-    for entry, fingerprint in screen.watch(due, what="captions encoded"):
-        _stop_if(stopping)
-        with torch.no_grad():
-            encoded = encoders.encode([entry.text])
-        tensors = {
-            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
-            for name, spec in variant.conditioning.items()
-        }
-        write_text(
-            entry.path,
-            tensors,
-            architecture=architecture.full_name,
-            caption=entry.text,
-            fingerprint=fingerprint,
-        )
+            due[entry.text].append(entry)
+        else:
+            sound[entry.text] = entry.path
+    sources = {**_texts_elsewhere(due, encoder=encoder), **sound} if due else {}
+    for text in [text for text in due if text in sources]:
+        _write_copies(due.pop(text), read_text(sources[text]), encoder=encoder)
+        count.copied += 1
+    if due:
+        _encode_texts(due, encoder=encoder, screen=screen, stopping=stopping)
     return count
 
 
-def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> None:
-    """Count the cache entries that no picture uses, and delete them when ``clean`` says so."""
+def _texts_elsewhere(
+    due: Mapping[str, Sequence[TextEntry]], *, encoder: Encoder[TextEncoders]
+) -> dict[str, Path]:
+    """Return text -> sound entry for those that lie in the same caches under another name."""
+    paths = {entry.path for entries in due.values() for entry in entries}
+    found = find_texts(
+        folders_of_texts(paths),
+        code=encoder.architecture.code,
+        fingerprint=text_fingerprint("", encoder=encoder),
+        besides=paths,
+    )
+    hashes = {text: text_fingerprint(text, encoder=encoder)["caption"] for text in due}
+    return {text: found[digest] for text, digest in hashes.items() if digest in found}
+
+
+def _encode_texts(
+    due: Mapping[str, Sequence[TextEntry]],
+    *,
+    encoder: Encoder[TextEncoders],
+    screen: Screen,
+    stopping: Callable[[], bool],
+) -> None:
+    with screen.alive("loading the text encoders"):
+        encoders = encoder.load()
+    if encoder.architecture.find_tokenizers is None:
+        tell_overflow(encoders.caption_overflow(list(due)), screen)
+    for text in screen.watch(list(due), what="texts encoded"):
+        _stop_if(stopping)
+        with torch.no_grad():
+            encoded = encoders.encode([text])
+        tensors = {
+            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
+            for name, spec in encoder.variant.conditioning.items()
+        }
+        _write_copies(due[text], tensors, encoder=encoder)
+
+
+def _write_copies(
+    entries: Sequence[TextEntry], tensors: Mapping[str, Tensor], *, encoder: Encoder[TextEncoders]
+) -> None:
+    """Write one encoding under every name that it is looked for."""
+    for entry in entries:
+        write_text(
+            entry.path,
+            tensors,
+            architecture=encoder.architecture.full_name,
+            caption=entry.text,
+            fingerprint=text_fingerprint(entry.text, encoder=encoder),
+        )
+
+
+def tidy(
+    items: Sequence[Item], prompts: Sequence[TextEntry], *, code: str, clean: bool, screen: Screen
+) -> None:
+    """Count the cache entries that no picture or prompt uses, and delete them when ``clean`` says so."""
     used = [
         path for item in items for path in (item.latent_cache, *(caption.cache for caption in item.captions))
     ]
-    folders = sorted({path.parent for path in used})
+    used += [entry.path for entry in prompts]
+    folders = sorted({path.parent for path in used} | set(folders_of_texts(used)))
     unused = [path for folder in folders for path in unused_entries(folder, code, used)]
     if not unused:
         return

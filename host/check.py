@@ -18,6 +18,7 @@ from dataset.config import DatasetConfig, parse_datasets
 from dataset.folders import counted
 from dataset.images import fit_to_bucket
 from dataset.scan import Item, Scan, scan
+from host.caption_lines import overflow_notes
 from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
@@ -31,6 +32,7 @@ from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
 from host.regularisation import check_regularisation, regularisation_notes
+from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings, resolved_values
@@ -74,6 +76,7 @@ class Data:
                 content_hash(item.image_path),
                 item.key,
                 [[caption.text, caption.share] for caption in item.captions],
+                item.caption_dropout_every_n_epochs,
                 *item.size,
                 *item.bucket,
                 item.repeats,
@@ -89,7 +92,7 @@ class Data:
     @property
     def file_hashes(self) -> dict[str, str]:
         """Setting -> fingerprint of every model file, tokenizer and LoRA that the run begins from."""
-        found = {name: fingerprint_of(self.files.files_of(name)) for name in self.files.paths}
+        found = {name: fingerprint_of(self.files.files_of(name)) for name in self.files.names}
         lora = self.settings.network.network_weights
         return found if lora is None else {**found, "network_weights": fingerprint_of([lora])}
 
@@ -142,6 +145,8 @@ def check_job(config: Config, *, processes: Processes) -> Job:
     found.problems += check_trackers(settings.log)
     weight = settings.fit.prior_loss_weight
     found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
+    layout = config.architecture.adapter_layout
+    found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
     plan = _plan(data, world=processes.world) if data.items else None
     if "dit" in data.files.parts:
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
@@ -207,13 +212,15 @@ def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
     found.gather(lambda: _try_to_reduce(scanned.items), otherwise=None)
     path = settings.sample.sample_prompts
     prompts = found.gather(lambda: tuple(read_prompts(path)) if path else (), otherwise=())
+    too_long = found.gather(lambda: overflow_notes(files.tokenizers, scanned.items, prompts), otherwise=[])
+    notes = [*scanned.notes, *too_long, *(note for prompt in prompts for note in prompt.notes)]
     return Data(
         config=config,
         files=files,
         datasets=datasets,
         items=scanned.items,
         prompts=prompts,
-        notes=(*files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
+        notes=(*files.notes, *notes),
     )
 
 

@@ -1,6 +1,7 @@
 """How many bytes a run takes, phase by phase: pure functions of plain numbers. GB are 10^9 bytes."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class Placed:
     """Weights that wait in main memory."""
 
 
-def placed(frozen: Frozen, *, streamed: int) -> Placed:
+def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
     """Return where the weights lie when ``streamed`` blocks wait; the last kind of block goes first."""
     waiting = set(streamed_blocks(list(frozen.linears), streamed))
     sizes = {block: sum(sizes) for block, sizes in frozen.linears.items()}
@@ -85,6 +86,12 @@ def streamed_blocks(blocks: Sequence[str], count: int) -> list[str]:
     for block in blocks:
         kinds.setdefault(block.rpartition(".")[0], []).append(block)
     return [block for kind in reversed(kinds.values()) for block in kind][:count]
+
+
+def block_of(module_path: str) -> str:
+    """Return the block that holds a linear, told by the first number in its path; empty for none."""
+    found = re.match(r"(.+?\.\d+)\.", module_path)
+    return found[1] if found else ""
 
 
 def _aligned(size: int) -> int:

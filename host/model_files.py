@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from host.architecture import Architecture, Header, Part, Variant
+from host.architecture import Architecture, Header, Part, Tokenizers, Variant
 from host.errors import Problem, ProblemsFound, name_some
 from host.headers import read_header
 from host.prepare import ModelSettings
@@ -40,6 +40,14 @@ class ModelFiles:
     notes: tuple[str, ...]
     headers: Mapping[str, Header]
     """What each model file says of itself."""
+    tokenizers: Tokenizers | None = None
+    """Those that are named or found, where the plugin tells."""
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that files are read for: those given, and those whose files were found."""
+        found = self.tokenizers.files if self.tokenizers is not None else ()
+        return sorted({*self.paths, *found})
 
     def of(self, names: Sequence[str]) -> dict[str, Path]:
         """Return the given paths among ``names``."""
@@ -47,6 +55,8 @@ class ModelFiles:
 
     def files_of(self, name: str) -> list[Path]:
         """Return every file that is read for the setting ``name``, in a fixed order."""
+        if self.tokenizers is not None and name in self.tokenizers.files:
+            return list(self.tokenizers.files[name])
         if name not in self.headers:
             return [self.paths[name]]
         prefix, tensors = self.parts[name].key_prefix, self.headers[name].tensors
@@ -101,13 +111,16 @@ def find_model_files(
             {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
         )
     ]
-    variant = parts["dit"].variant if "dit" in parts else None
+    told = parts["dit"].variant if "dit" in parts else None
+    variant = told or architecture.default_variant
+    find = None if problems else architecture.find_tokenizers
     files = ModelFiles(
         paths=paths,
         parts=parts,
-        variant=variant or architecture.default_variant,
-        notes=(*notes, *([variant.note] if variant is not None and variant.note else [])),
+        variant=variant,
+        notes=(*notes, *([told.note] if told is not None and told.note else [])),
         headers={name: found_at[paths[name]] for name in parts},
+        tokenizers=find(paths, variant) if find is not None else None,
     )
     return files, problems
 

@@ -57,7 +57,7 @@ class Encoding:
                 architecture=self.config.architecture,
                 variant=self.files.variant,
                 fingerprint=fingerprint_of(
-                    file for name in sorted(paths) for file in self.files.files_of(name)
+                    file for name in text_names(self.config, self.files) for file in self.files.files_of(name)
                 ),
                 load=lambda: self.config.architecture.load_text_encoders(
                     paths,
@@ -75,10 +75,10 @@ class Encoding:
         self.screen.say("text", f"{len(entries)} captions and prompts: {count.sentence()}")
         return count
 
-    def tidy(self, items: Sequence[Item]) -> None:
-        """Name the cache entries that no picture uses; delete them if the settings say so."""
+    def tidy(self, items: Sequence[Item], prompts: Sequence[TextEntry]) -> None:
+        """Name the cache entries that no picture or prompt uses; delete them if the settings say so."""
         clean = self.config.settings.data.clean_cache
-        tidy(items, code=self.config.architecture.code, clean=clean, screen=self.screen)
+        tidy(items, prompts, code=self.config.architecture.code, clean=clean, screen=self.screen)
 
     @property
     def _disable_mmap(self) -> bool:
@@ -87,8 +87,13 @@ class Encoding:
 
 def text_paths(config: Config, files: ModelFiles) -> dict[str, Path]:
     """Return the plugin's own paths: text encoders and their tokenizers."""
+    return files.of(text_names(config, files))
+
+
+def text_names(config: Config, files: ModelFiles) -> list[str]:
+    """Return the plugin's own path settings, those of tokenizers that were found included."""
     others = path_roles(type(config.settings.model))
-    return {name: path for name, path in files.paths.items() if name not in others}
+    return [name for name in files.names if name not in others]
 
 
 def _changed(settings: Any) -> str:

@@ -5,7 +5,6 @@ step is smaller, so that every picture is seen exactly ``num_repeats`` times.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,12 +111,3 @@ def _with_positions(batches: Sequence[tuple[int, ...]]) -> tuple[MicroBatch, ...
         placed.append(MicroBatch(indices=batch, positions=tuple(range(first, first + len(batch)))))
         first += len(batch)
     return tuple(placed)
-
-
-def bucket_table(items: Sequence[Item]) -> list[str]:
-    """Return one line a bucket of each dataset: width x height, pictures."""
-    counts = Counter((item.dataset, item.bucket) for item in items)
-    return [
-        f"bucket {bucket.width}x{bucket.height}: {count} pictures"
-        for (_, bucket), count in sorted(counts.items())
-    ]

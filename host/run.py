@@ -8,13 +8,15 @@ from torch import Tensor
 from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
+from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
-from host.errors import FailedRunError, StoppedByUser
+from host.dataset_entries import bucket_rows
+from host.dataset_report import write_dataset_report
+from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
 from host.placing import placing
-from host.plan import bucket_table
 from host.processes import Processes, join_processes
 from host.results import (
     Start,
@@ -49,6 +51,8 @@ def train(argv: Sequence[str]) -> str:
     _tell(job, start, processes, screen)
     if room:
         screen.say("check", room)
+    if processes.is_main:
+        _report_on_pictures(job, screen)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -80,7 +84,7 @@ def cache_latents_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.pictures(data.items)
-    encoding.tidy(data.items)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED latents of {len(data.items)} pictures: {count.sentence()}"
 
 
@@ -103,7 +107,7 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.texts(texts)
-    encoding.tidy(data.items)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
 
@@ -141,14 +145,27 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     screen.say("check", parts)
     screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
     _say_notes(screen, [*job.config.notes, *job.notes, *start.notes])
-    for line in bucket_table(job.items):
-        screen.say("check", line)
+    batch_sizes = {index: dataset.batch_size for index, dataset in enumerate(job.datasets)}
+    for row in bucket_rows(job.items, batch_sizes):
+        screen.say("check", row.line())
     sentence = job.plan.arithmetic(
         accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
     )
     screen.say("check", sentence)
-    for item in job.items[:3]:
-        screen.say("check", f'caption of {item.image_path.name}: "{item.caption[:70]}"')
+    for line in caption_lines(job.items):
+        screen.say("check", line)
+
+
+def _report_on_pictures(job: Job, screen: Screen) -> None:
+    """Write report and contact sheets; that they cannot be written stops no job."""
+    try:
+        with screen.alive("measuring pictures and drawing contact sheets"):
+            written = write_dataset_report(job.items, job.datasets, output=job.settings.output)
+    except (OSError, ProblemsFound) as error:
+        screen.say("note", f"no report on the pictures was written: {error}")
+        return
+    screen.say("check", written.places())
+    _say_notes(screen, written.lines())
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
@@ -166,7 +183,7 @@ def _prepare_caches(
         )
         encoding.pictures(job.items)
         encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
-        encoding.tidy(job.items)
+        encoding.tidy(job.items, _prompt_entries(job))
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 
