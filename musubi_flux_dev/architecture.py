@@ -24,11 +24,8 @@ from host.architecture import (
     setting,
 )
 from musubi_flux_dev import text_encoders
-<<<<<<< HEAD
 from musubi_flux_dev.block_memory import step_bytes
-=======
 from musubi_flux_dev.caption_lengths import find_tokenizers
->>>>>>> eaa0b558f25e0c41123513c04d10ef86356eb480
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.encoder_memory import autoencoder_bytes, text_encoder_bytes
 from musubi_flux_dev.identify import identify, variant_of
@@ -201,11 +198,8 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
-<<<<<<< HEAD
     memory=MemoryFacts(
         step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes
     ),
-=======
     find_tokenizers=find_tokenizers,
->>>>>>> eaa0b558f25e0c41123513c04d10ef86356eb480
 )
