@@ -77,9 +77,9 @@ class AutoencoderBytes:
 class MemoryFacts:
     """How many bytes an architecture's models take, told from their headers."""
 
-    step: Callable[[Header, Workload], StepBytes]
-    """Header of the transformer's file."""
-    autoencoder: Callable[[Header, int, int], AutoencoderBytes]
-    """(header, height, width), the latter in pixels."""
+    step: Callable[[Header], Callable[[Workload], StepBytes]]
+    """Header of the transformer's file -> what any batch takes; looked at once, asked many times."""
+    autoencoder: Callable[[Header], Callable[[int, int], AutoencoderBytes]]
+    """Header -> (height, width) of a picture in pixels -> what it takes."""
     text_encoders: Callable[[Mapping[str, Header], Any], EncoderBytes]
     """(setting -> header of the plugin's own model files, the plugin's settings), for one caption."""

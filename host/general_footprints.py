@@ -1,7 +1,7 @@
 """What models take in memory when their plugin does not say: an estimate from the shapes of their linears."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from host.architecture import Architecture, Variant
@@ -16,7 +16,7 @@ ENCODER_SHARE = 0.05
 
 
 def general_step(
-    linears: Mapping[str, tuple[int, int]], work: Workload, architecture: Architecture, variant: Variant
+    work: Workload, *, linears: Mapping[str, tuple[int, int]], architecture: Architecture, variant: Variant
 ) -> StepBytes:
     """Return a transformer's step, every linear of a block being taken to see every token.
 
@@ -49,10 +49,15 @@ def _block(
     )
 
 
-def general_autoencoder(header: Header, height: int, width: int) -> AutoencoderBytes:
+def general_autoencoder(header: Header) -> Callable[[int, int], AutoencoderBytes]:
     """Return an autoencoder's bytes, as if it had 128 channels at the size of the picture."""
-    working = height * width * CODEC_CHANNELS * FLOAT32
-    return AutoencoderBytes(weights=_stored(header), encode=working, decode=working)
+    weights = _stored(header)
+
+    def of_picture(height: int, width: int) -> AutoencoderBytes:
+        working = height * width * CODEC_CHANNELS * FLOAT32
+        return AutoencoderBytes(weights=weights, encode=working, decode=working)
+
+    return of_picture
 
 
 def general_encoders(headers: Mapping[str, Header], settings: Any) -> EncoderBytes:

@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 
 from dataset.buckets import Size
 from host.architecture import Architecture
@@ -27,7 +29,7 @@ from host.memory_model import (
 )
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, describe
-from host.prepare import ModelSettings
+from host.prepare import ModelSettings, NetworkSettings
 from host.saving import DTYPES
 from host.setting import path_roles
 from host.settings import RunSettings
@@ -69,13 +71,16 @@ class PhaseBytes:
     """In words what it works on: ``1024x1024, batch 2``."""
 
 
-@dataclass(frozen=True, slots=True)
 class Estimator:
-    """The model files of a run, asked for bytes; what was asked before is remembered."""
+    """The model files of a run, asked for bytes; what is asked again and again is worked out once."""
 
-    architecture: Architecture
-    files: ModelFiles
-    steps: dict[tuple, StepBytes] = field(default_factory=dict)
+    def __init__(self, architecture: Architecture, files: ModelFiles) -> None:
+        self.architecture, self.files = architecture, files
+        self.linears = files.linears()
+        self.blocks = {path: block_of(path) for path in self.linears}
+        self._ranks_of = lru_cache(self._find_ranks)
+        self._frozen_as = lru_cache(self._weigh)
+        self._steps: dict[tuple, StepBytes] = {}
 
     def phases(self, settings: RunSettings, scene: Scene) -> list[PhaseBytes]:
         """Return what every phase of the run takes, in the order they run."""
@@ -90,9 +95,10 @@ class Estimator:
             return [replace(phase, device=0, host=phase.host + phase.device) for phase in found]
         return [replace(phase, device=phase.device + DEVICE_ALLOWANCE) for phase in found]
 
-    def block_count(self, settings: RunSettings) -> int:
+    @property
+    def block_count(self) -> int:
         """Return how many blocks the transformer has."""
-        return len(self._frozen(settings).linears)
+        return len(set(self.blocks.values()) - {""})
 
     def _text(self, settings: RunSettings) -> PhaseBytes:
         headers = {
@@ -102,7 +108,9 @@ class Estimator:
         }
         facts = self.architecture.memory
         found: EncoderBytes = (facts.text_encoders if facts else general_encoders)(headers, settings.plugin)
-        largest = max((entry.end - entry.start for h in headers.values() for entry in h.tensors.values()), default=0)
+        largest = max(
+            (entry.end - entry.start for h in headers.values() for entry in h.tensors.values()), default=0
+        )
         return PhaseBytes(
             name=TEXT,
             device=found.weights + found.working,
@@ -123,12 +131,15 @@ class Estimator:
     def _autoencoder(self, size: Size) -> AutoencoderBytes:
         if "vae" not in self.files.headers:
             return AutoencoderBytes(weights=0, encode=0, decode=0)
+        return self._codec(size.height, size.width)
+
+    @cached_property
+    def _codec(self) -> Callable[[int, int], AutoencoderBytes]:
         facts = self.architecture.memory
-        of = facts.autoencoder if facts else general_autoencoder
-        return of(self.files.headers["vae"], size.height, size.width)
+        return (facts.autoencoder if facts else general_autoencoder)(self.files.headers["vae"])
 
     def _training(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model)
         peaks = {
             (bucket, batch): training_peak(self._step(settings, bucket, batch, training=True), trained)
             for bucket, batch in _largest(scene.batches)
@@ -143,7 +154,7 @@ class Estimator:
 
     def _samples(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
         size = max(scene.samples, key=lambda one: one.area)
-        lies, codec = self._placed(settings), self._autoencoder(size)
+        lies, codec = self._placed(settings.model), self._autoencoder(size)
         drawing = forward_peak(self._step(settings, size, 1, training=False))
         resident = lies.device + self._trained(settings, scene).resident
         return PhaseBytes(
@@ -154,7 +165,7 @@ class Estimator:
         )
 
     def _saving(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model)
         itemsize = DTYPES[settings.output.save_precision].itemsize
         return PhaseBytes(
             name=SAVING,
@@ -164,76 +175,79 @@ class Estimator:
 
     def _trained(self, settings: RunSettings, scene: Scene) -> Trained:
         return Trained(
-            parameters=adapter_parameters(self._linears, self._ranks(settings)),
+            parameters=adapter_parameters(self.linears, self._ranks(settings.network)),
             optimizer=optimizer_bytes(settings.optimizer, device_type=scene.device_type),
             checkpointing=settings.model.gradient_checkpointing,
             accumulates=scene.accumulates,
         )
 
-    def _ranks(self, settings: RunSettings) -> dict[str, int]:
+    def _ranks(self, network: NetworkSettings) -> dict[str, int]:
+        given = (network.network_preset, tuple(network.network_args), network.network_weights)
+        return self._ranks_of(network.network_dim, *given)
+
+    def _find_ranks(
+        self, dim: int, preset: str | None, args: tuple[str, ...], path: Path | None
+    ) -> dict[str, int]:
+        network = NetworkSettings(
+            network_dim=dim, network_preset=preset, network_args=list(args), network_weights=path
+        )
         layout = self.architecture.adapter_layout
-        return {one.path: one.rank for one in adapted_linears(self.files, settings.network, layout=layout)}
+        return {one.path: one.rank for one in adapted_linears(self.files, network, layout=layout)}
 
     def _step(self, settings: RunSettings, bucket: Size, batch: int, *, training: bool) -> StepBytes:
-        ranks, model = self._ranks(settings), settings.model
-        precisions = {path: self._precision(model, path) for path in self._linears}
-        side = self.architecture.pixels_per_latent
-        work = Workload(
-            batch=batch,
-            height=bucket.height // side,
-            width=bucket.width // side,
-            itemsize=ITEMSIZE[model.mixed_precision],
-            training=training,
-            ranks=ranks if training else {},
-            widened={
-                path: widening_bytes(shape, precisions[path]) for path, shape in self._linears.items()
-            },
-        )
-        key = (batch, bucket, training, model.mixed_precision, model.fp8_base, model.fp8_scaled, *ranks.items())
-        if key not in self.steps:
-            facts = self.architecture.memory
-            self.steps[key] = (
-                facts.step(self.files.headers["dit"], work)
-                if facts
-                else general_step(self._linears, work, self.architecture, self.files.variant)
+        ranks, model = self._ranks(settings.network) if training else {}, settings.model
+        kept = (ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
+        key = (batch, bucket, kept, *ranks.items())
+        if key not in self._steps:
+            side = self.architecture.pixels_per_latent
+            work = Workload(
+                batch=batch,
+                height=bucket.height // side,
+                width=bucket.width // side,
+                itemsize=kept[0],
+                training=training,
+                ranks=ranks,
+                widened=self._frozen_as(*kept).widened,
             )
-        return self.steps[key]
+            self._steps[key] = self._step_of(work)
+        return self._steps[key]
 
-    @property
-    def _linears(self) -> Mapping[str, tuple[int, int]]:
-        return self.files.linears()
+    @cached_property
+    def _step_of(self) -> Callable[[Workload], StepBytes]:
+        facts, architecture = self.architecture.memory, self.architecture
+        if facts is not None:
+            return facts.step(self.files.headers["dit"])
+        variant = self.files.variant
+        return partial(general_step, linears=self.linears, architecture=architecture, variant=variant)
 
-    def _precision(self, model: ModelSettings, path: str) -> Precision:
-        # Scaled 8 bit leaves out what shifts and gates whole tokens; a plain cast covers everything.
-        covered = getattr(self.architecture, "scaled_linears", (".+",))
-        eight_bit = model.fp8_base and bool(block_of(path))
-        if model.fp8_scaled:
-            eight_bit = eight_bit and any(re.fullmatch(pattern, path) for pattern in covered)
-        return Precision(
-            itemsize=ITEMSIZE[model.mixed_precision], eight_bit=eight_bit, scaled=model.fp8_scaled
-        )
+    def _placed(self, model: ModelSettings) -> Placed:
+        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
+        return lay_out(frozen, streamed=model.blocks_to_swap)
 
-    def _frozen(self, settings: RunSettings) -> Frozen:
+    def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
+        """Return the weights as they are kept; scaled 8 bit leaves out what the architecture says."""
+        patterns = [re.compile(pattern) for pattern in getattr(self.architecture, "scaled_linears", (".+",))]
         blocks: dict[str, list[int]] = {}
+        widened: dict[str, int] = {}
         inside = 0
-        for path, shape in self._linears.items():
-            if block := block_of(path):
-                inside += math.prod(shape)
-                blocks.setdefault(block, []).append(linear_bytes(shape, self._precision(settings.model, path)))
-        rest = (self._numbers - inside) * ITEMSIZE[settings.model.mixed_precision]
-        return Frozen(linears=blocks, rest=max(0, rest))
+        for path, shape in self.linears.items():
+            if not self.blocks[path]:
+                continue
+            covered = not scaled or any(pattern.fullmatch(path) for pattern in patterns)
+            precision = Precision(itemsize=itemsize, eight_bit=eight_bit and covered, scaled=scaled)
+            blocks.setdefault(self.blocks[path], []).append(linear_bytes(shape, precision))
+            widened[path] = widening_bytes(shape, precision)
+            inside += math.prod(shape)
+        return Frozen(linears=blocks, rest=max(0, self._numbers - inside) * itemsize, widened=widened)
 
-    def _placed(self, settings: RunSettings) -> Placed:
-        return lay_out(self._frozen(settings), streamed=settings.model.blocks_to_swap)
-
-    @property
+    @cached_property
     def _numbers(self) -> int:
         """Parameters of the transformer."""
         prefix = self.files.parts["dit"].key_prefix
         tensors = self.files.headers["dit"].tensors
         return sum(math.prod(entry.shape) for key, entry in tensors.items() if key.startswith(prefix))
 
-    @property
+    @cached_property
     def _largest_tensor(self) -> int:
         return max(entry.end - entry.start for entry in self.files.headers["dit"].tensors.values())
 

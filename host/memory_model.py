@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from host.footprints import BlockBytes, StepBytes
 
@@ -55,6 +55,8 @@ class Frozen:
     """Block, in the order they run -> bytes of each of its linears' weights, as they are kept."""
     rest: int
     """Bytes of everything else: what is in no block, biases, norms."""
+    widened: Mapping[str, int] = field(default_factory=dict)
+    """Module path -> what its weight takes for the moment in which it is computed with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

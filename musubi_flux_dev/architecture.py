@@ -198,8 +198,6 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
-    memory=MemoryFacts(
-        step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes
-    ),
+    memory=MemoryFacts(step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes),
     find_tokenizers=find_tokenizers,
 )

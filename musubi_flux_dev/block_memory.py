@@ -4,11 +4,11 @@ Follows ``transformer.py`` line by line: what autograd keeps, what a variable ke
 function ends, what lives for a moment only. ``tests/unit/test_flux_memory.py`` replays real steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 
 from host.architecture import BlockBytes, Header, StepBytes, Workload
-from musubi_flux_dev.identify import locate
+from musubi_flux_dev.identify import sizes_of
 from musubi_flux_dev.ledger import FLOAT32, Replay, Stream
 from musubi_flux_dev.transformer import FluxParams, params_from_header
 from musubi_flux_dev.variants import variant_of
@@ -16,13 +16,13 @@ from musubi_flux_dev.variants import variant_of
 PIXELS_OF_TOKEN = 2
 
 
-def step_bytes(header: Header, work: Workload) -> StepBytes:
-    """Return what a forward pass, and in training the backward pass, of the file's transformer holds."""
-    return step_of(params_from_header(locate(header, "transformer").sizes, ""), work)
+def step_bytes(header: Header) -> Callable[[Workload], StepBytes]:
+    """Return what tells how much a step of the file's transformer holds."""
+    return partial(step_of, params_from_header(sizes_of(header, "transformer"), ""))
 
 
 def step_of(params: FluxParams, work: Workload) -> StepBytes:
-    """Return what ``step_bytes`` does, for a transformer of these sizes."""
+    """Return what a forward pass, and in training the backward pass, holds outside and inside the blocks."""
     pictures = work.batch * (work.height // PIXELS_OF_TOKEN) * (work.width // PIXELS_OF_TOKEN)
     captions = work.batch * (variant_of(params).conditioning["t5_hidden"].shape[0] or 0)
     img, txt = Stream("img", pictures), Stream("txt", captions)

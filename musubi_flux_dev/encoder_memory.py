@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from host.architecture import AutoencoderBytes, EncoderBytes, Header
@@ -20,15 +20,18 @@ T5_LINEAR = re.compile(r".+\.(SelfAttention\.[qkvo]|DenseReluDense\.w\w+)\.weigh
 """What ``fp8_t5`` keeps in 8 bit."""
 
 
-def autoencoder_bytes(header: Header, height: int, width: int) -> AutoencoderBytes:
-    """Return what the autoencoder takes for one picture of ``height`` x ``width`` pixels."""
+def autoencoder_bytes(header: Header) -> Callable[[int, int], AutoencoderBytes]:
+    """Return what tells how much the file's autoencoder takes for a picture of (height, width) pixels."""
     located = locate(header, "autoencoder")
     types = {piece.entry.dtype for source in located.sources.values() for piece in source.pieces}
     itemsize = 2 if types & EIGHT_BIT else max(DTYPES[name].itemsize for name in types)
-    encode, decode = coding_bytes(
-        autoencoder_params_from_header(located.sizes, ""), height * width, itemsize=itemsize
-    )
-    return AutoencoderBytes(weights=_numbers(located) * itemsize, encode=encode, decode=decode)
+    params, weights = autoencoder_params_from_header(located.sizes, ""), _numbers(located) * itemsize
+
+    def of_picture(height: int, width: int) -> AutoencoderBytes:
+        encode, decode = coding_bytes(params, height * width, itemsize=itemsize)
+        return AutoencoderBytes(weights=weights, encode=encode, decode=decode)
+
+    return of_picture
 
 
 def coding_bytes(params: AutoencoderParams, pixels: int, *, itemsize: int) -> tuple[int, int]:

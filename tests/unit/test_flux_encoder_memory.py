@@ -71,7 +71,7 @@ def test_clip_is_kept_in_the_files_precision():
 
 
 def test_the_autoencoder_of_every_flux_takes_a_third_of_a_gigabyte():
-    found = FACTS.autoencoder(header_of(AUTOENCODER, dtype="F32"), 1024, 1024)
+    found = FACTS.autoencoder(header_of(AUTOENCODER, dtype="F32"))(1024, 1024)
     assert found.weights == 83_819_683 * 4
     assert found.encode == 5 * 128 * 1024**2 * 4
     assert found.decode == 6 * 128 * 1024**2 * 4

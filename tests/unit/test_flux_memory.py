@@ -11,7 +11,7 @@ from dataset.batch import Batch
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.footprints import Workload
-from host.memory_model import OptimizerBytes, Trained, adapter_parameters, forward_peak, training_peak
+from host.memory_model import OptimizerBytes, Trained, adapter_parameters, training_peak
 from host.objective import Objective
 from host.prepare import checkpoint_blocks, linears_of
 from musubi_flux_dev import FLUX_DEV
@@ -96,5 +96,4 @@ MATRIX = list(itertools.product((True, False), (4, 16), (1, 2), ((32, 32), (24, 
 @pytest.mark.parametrize(("checkpointing", "rank", "batch", "size"), MATRIX)
 def test_the_peak_of_a_training_step_is_calculated_within_five_percent(checkpointing, rank, batch, size):
     step = training_step(checkpointing=checkpointing, rank=rank, batch=batch, size=size)
-    print(step.calculated / step.counted)
     assert step.calculated == pytest.approx(step.counted, rel=0.05)
