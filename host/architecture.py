@@ -108,6 +108,11 @@ class Part:
     """Role -> part, for a file or a folder that holds several; empty for a single part."""
     linears: Mapping[str, tuple[int, int]] | None = None
     """Module path -> (out, in) of a transformer's linears; None where the file's keys are their names."""
+    blocks: Sequence[str] = ()
+    """Module paths of a transformer's blocks in the order they run, as ``Architecture.blocks`` has them.
+
+    What lies in 8 bit or waits outside the device is decided by them, before the model exists.
+    """
 
     def of(self, role: str) -> "Part":
         """Return the part for ``role`` where this is or contains one, and otherwise the whole."""
@@ -301,5 +306,7 @@ class Architecture:
     """
     memory: MemoryFacts | None = None
     """Optional: what the models take in memory; None lets the host estimate it from their shapes."""
+    scaled_linears: Sequence[str] = (".+",)
+    """Patterns (full match) of the linears that ``fp8_scaled`` covers, among those of the blocks."""
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""

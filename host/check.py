@@ -35,18 +35,11 @@ from host.regularisation import check_regularisation, regularisation_notes
 from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
-from host.settings import RunSettings, resolved_values
-from host.values import as_flag, as_toml
+from host.settings import RunSettings
+from host.values import as_flag
 from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
-
-NOT_YET = {
-    "blocks_to_swap": "Streaming weights from host memory",
-    "fp8_base": "Keeping the transformer in 8 bit",
-    "fp8_scaled": "Keeping the transformer in 8 bit",
-}
-"""Settings of the field that are known here and do not act yet."""
 
 ATTENTION_PACKAGES = {"flash": ("flash_attn", "flash-attn"), "xformers": ("xformers", "xformers")}
 
@@ -198,9 +191,9 @@ def check_device(model: ModelSettings) -> list[str]:
 
 def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
     settings, architecture = config.settings, config.architecture
-    found.problems += [*not_yet(config), *_attention(settings.model)]
+    found.problems += _attention(settings.model)
     files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
-    found.problems += problems
+    found.problems += [*problems, *check_memory(config, files)]
     datasets = found.gather(lambda: _datasets(config), otherwise=())
     scanned = found.gather(
         lambda: (
@@ -258,18 +251,32 @@ def _all_model_files(config: Config) -> list[str]:
     return [*path_roles(ModelSettings), *path_roles(config.architecture.settings)]
 
 
-def not_yet(config: Config) -> list[Problem]:
-    """Return the settings that are known here and do not act yet, where they are switched on."""
-    values = resolved_values(config.settings)
-    problems = []
-    for name, words in NOT_YET.items():
-        if not values.get(name):
-            continue
-        off = 0 if name == "blocks_to_swap" else False
-        line = as_flag(name, off) if "flag" in config.origins[name] else f"{name} = {as_toml(off)}"
-        what = f"{name} = {as_toml(values[name])}: {words} is not offered yet."
-        problems.append(Problem(what=what, remedy=f"Write:  {line}", setting=name))
-    return problems
+def check_memory(config: Config, files: ModelFiles) -> list[Problem]:
+    """Return what cannot be kept as the settings say, told from the transformer's header."""
+    part, model = files.parts.get("dit"), config.settings.model
+    if part is None or part.role != "transformer" or part.refusal is not None:
+        return []
+    count, wanted = len(part.blocks), model.blocks_to_swap
+    if not count and (wanted or model.fp8_base):
+        what = f"fp8_base and blocks_to_swap cannot act: {config.architecture.full_name} does not say which "
+        return [
+            Problem(
+                what=f"{what}blocks it has.",
+                remedy="Remove both; or fill in Part.blocks.",
+                setting="fp8_base" if model.fp8_base else "blocks_to_swap",
+            )
+        ]
+    if wanted <= count:
+        return []
+    given_as_flag = "flag" in config.origins["blocks_to_swap"]
+    most = as_flag("blocks_to_swap", count) if given_as_flag else f"blocks_to_swap = {count}"
+    return [
+        Problem(
+            what=f"blocks_to_swap = {wanted}: this transformer has {count} blocks.",
+            remedy=f"Write a number from 0 to {count}; all of them:  {most}",
+            setting="blocks_to_swap",
+        )
+    ]
 
 
 def _timesteps(noise: NoiseSettings) -> list[Problem]:

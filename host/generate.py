@@ -10,14 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
-from host.check import not_yet
+from host.check import check_memory
 from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
+from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
 from host.placing import placing
-from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
+from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
@@ -25,6 +26,7 @@ from host.setting import path_roles
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
+PROMPT_CACHE = Path("cache") / "prompts"
 EPILOG = "The models come from a training file, or from the flags of train.py that name them."
 
 
@@ -50,26 +52,31 @@ def generate_image(argv: Sequence[str]) -> str:
     with placing(config):
         files = _files(config, order)
         device, screen = join_processes(config.settings.model.device).device, Screen()
-    entries = prompt_entries(
-        texts_of(prompts), folder=Path("cache") / "prompts", code=config.architecture.code
-    )
+    entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            config.architecture, files.paths["dit"], settings=config.settings.model, device=device
+        frozen = load_frozen_transformer(
+            config.architecture,
+            files.paths["dit"],
+            skeleton=files.skeleton(),
+            settings=config.settings.model,
+            home=Home(device=device, folder=PROMPT_CACHE),
         )
+    for note in frozen.notes:
+        screen.say("load", note)
+    start_blocks(frozen, config.architecture, checkpointed=False)
     sampler = Sampler(
         architecture=config.architecture,
         variant=files.variant,
-        transformer=transformer,
+        transformer=frozen.transformer,
         conditioning=conditioning_of(entries, variant=files.variant),
         device=device,
         seed=config.settings.fit.seed,
         stopping=stopping,
     )
     latents = _draw(sampler, order, config, prompts, screen=screen)
-    del transformer, sampler
+    del frozen, sampler
     release_memory()
     autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
     with torch.no_grad():
@@ -126,7 +133,7 @@ def _files(config: Config, order: Order) -> ModelFiles:
         unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
         # It is named on the command line, whatever the training file says of network_weights.
         problems += [replace(problem, setting="") for problem in unfit]
-    problems += not_yet(config)
+    problems += check_memory(config, files)
     if problems:
         raise ConfigError(problems)
     return files

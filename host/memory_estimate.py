@@ -28,7 +28,7 @@ from host.memory_model import (
     widening_bytes,
 )
 from host.model_files import ModelFiles
-from host.optimizers import OptimizerSettings, describe
+from host.optimizers import OptimizerSettings, dotted_path
 from host.prepare import ModelSettings, NetworkSettings
 from host.saving import DTYPES
 from host.setting import path_roles
@@ -226,7 +226,7 @@ class Estimator:
 
     def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
         """Return the weights as they are kept; scaled 8 bit leaves out what the architecture says."""
-        patterns = [re.compile(pattern) for pattern in getattr(self.architecture, "scaled_linears", (".+",))]
+        patterns = [re.compile(pattern) for pattern in self.architecture.scaled_linears]
         blocks: dict[str, list[int]] = {}
         widened: dict[str, int] = {}
         inside = 0
@@ -254,7 +254,7 @@ class Estimator:
 
 def optimizer_bytes(settings: OptimizerSettings, *, device_type: str) -> OptimizerBytes:
     """Return what the optimizer takes for each parameter; one that is not known is taken for Adam's."""
-    path = describe(settings, device=device_type).partition("(")[0]
+    path = dotted_path(settings.optimizer_type, device=device_type)
     name = path.rpartition(".")[2].lower()
     if name == "adafactor":
         return OptimizerBytes(state=0.5)  # a row and a column of each factor; briefly its update

@@ -9,6 +9,7 @@ from pathlib import Path
 from host.architecture import Architecture, Header, Part, Tokenizers, Variant
 from host.errors import Problem, ProblemsFound, name_some
 from host.headers import read_header
+from host.placement import Skeleton
 from host.prepare import ModelSettings
 from host.saving import linears_in
 from host.setting import path_roles
@@ -68,6 +69,10 @@ class ModelFiles:
         if part.linears is not None:
             return dict(part.linears)
         return linears_in(self.headers["dit"], key_prefix=part.key_prefix)
+
+    def skeleton(self) -> Skeleton:
+        """Return what the transformer's header says of its build."""
+        return Skeleton(blocks=self.parts["dit"].blocks, linears=self.linears())
 
 
 def find_model_files(

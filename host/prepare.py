@@ -1,14 +1,11 @@
-"""From files to a model ready to train: load, freeze, attach the adapter, checkpoint."""
+"""Which model and which adapter; puts the adapter on the model."""
 
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
@@ -17,6 +14,7 @@ from host.setting import UsedWhen, setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
+from networks.linears import linears_of
 from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
@@ -51,8 +49,13 @@ class ModelSettings:
     disable_mmap: bool = setting(
         True, help="Read model files plainly instead of mapping them into memory.", in_metadata=False
     )
-    blocks_to_swap: int = setting(0, help="Blocks whose weights wait in host memory.", minimum=0)
-    fp8_base: bool = setting(False, help="Keep the frozen transformer in 8 bit.")
+    blocks_to_swap: int = setting(
+        0,
+        help="Blocks whose weights wait in main memory (on disk when the device is the CPU).",
+        minimum=0,
+        in_metadata=False,
+    )
+    fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
     )
@@ -91,24 +94,6 @@ class NetworkSettings:
     network_weights: Path | None = setting(
         None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
     )
-
-
-COMPUTE_DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
-
-
-def load_frozen_transformer(
-    architecture: Architecture, path: Path, *, settings: ModelSettings, device: torch.device
-) -> nn.Module:
-    """Load the transformer in the precision that it computes in; every parameter is frozen."""
-    transformer = architecture.load_transformer(
-        path,
-        device=device,
-        dtype=COMPUTE_DTYPES[settings.mixed_precision],
-        disable_mmap=settings.disable_mmap,
-        attn_mode=settings.attn_mode,
-        split_attn=settings.split_attn,
-    )
-    return transformer.requires_grad_(False)
 
 
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
@@ -154,15 +139,6 @@ def _check_continuing(settings: NetworkSettings, path: Path) -> list[Problem]:
             setting="network_dim",
         )
     ]
-
-
-def linears_of(transformer: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return every linear: module path -> (out features, in features)."""
-    return {
-        name: (module.out_features, module.in_features)
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
 
 
 def attach_adapter(
@@ -220,12 +196,6 @@ def attach_lora_file(
     )
     adapter.load_state(state_of(factors))
     return adapter
-
-
-def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let each block be recomputed in the backward pass instead of keeping what it computed."""
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def adapter_summary(adapter: Adapter) -> str:

@@ -36,6 +36,8 @@ FIXED = (
     "network_args",
     "network_dropout",
     "mixed_precision",
+    "fp8_base",
+    "fp8_scaled",
     "optimizer_type",
     "optimizer_args",
     "gradient_accumulation_steps",

@@ -18,25 +18,21 @@ from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
+from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.logs import JsonLines, Screen, open_trackers
 from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
-from host.prepare import (
-    adapter_summary,
-    attach_adapter,
-    checkpoint_blocks,
-    linears_of,
-    load_frozen_transformer,
-)
+from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
 from host.results import Start
 from host.sampling import Sampler
 from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
+from networks.linears import linears_of
 from networks.lora import Adapter
 
 
@@ -63,13 +59,19 @@ def prepare_training(
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            architecture, job.files.paths["dit"], settings=settings.model, device=processes.device
+        frozen = load_frozen_transformer(
+            architecture,
+            job.files.paths["dit"],
+            skeleton=job.files.skeleton(),
+            settings=settings.model,
+            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
         )
+    for note in frozen.notes:
+        screen.say("load", note)
+    transformer = frozen.transformer
     linears = linears_of(transformer)
     adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
-    if settings.model.gradient_checkpointing:
-        checkpoint_blocks(architecture.blocks(transformer))
+    start_blocks(frozen, architecture, checkpointed=settings.model.gradient_checkpointing)
     saver = LoraSaver(
         output=settings.output,
         adapter=adapter,

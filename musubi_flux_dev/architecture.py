@@ -200,4 +200,6 @@ FLUX_DEV = Architecture(
     tiny=tiny,
     memory=MemoryFacts(step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes),
     find_tokenizers=find_tokenizers,
+    # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
+    scaled_linears=TOKEN_LINEARS,
 )

@@ -38,6 +38,7 @@ def test_the_members_of_the_contract():
         "tiny",
         "find_tokenizers",
         "memory",
+        "scaled_linears",
         "fast_blocks",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(

@@ -17,7 +17,7 @@ from host.config import load_config
 from host.draws import batch_loader
 from host.objective import Objective
 from host.plan import MicroBatch
-from host.prepare import attach_adapter, load_frozen_transformer
+from host.prepare import attach_adapter
 from host.processes import Processes
 
 CPU = torch.device("cpu")
@@ -62,9 +62,7 @@ class FirstStep:
         config = load_config([str(job), *flags], prog="train.py")
         checked = check_job(config, processes=Processes(device=CPU))
         settings = config.settings
-        transformer = load_frozen_transformer(
-            config.architecture, checked.files.paths["dit"], settings=settings.model, device=CPU
-        )
+        transformer = config.architecture.load_transformer(checked.files.paths["dit"], device=CPU)
         self.outputs = []
 
         def call_dit(*arguments, **named):

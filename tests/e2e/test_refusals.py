@@ -83,12 +83,11 @@ def test_files_pictures_captions_and_settings_are_told_together(tmp_path, refusa
     (pictures / "picture_0.txt").unlink()
     (pictures / "picture_1.png").write_bytes(b"<html>")
     (pictures / "picture_2.jpg").write_bytes((pictures / "picture_2.png").read_bytes())
-    models, flags = tmp_path / "models", ["--fp8_base", "--network_preset", "lyers"]
-    flags += ["--lr_scheduler", "linear", "--lr_warmup_steps", "9"]
+    models, flags = tmp_path / "models", ["--network_preset", "lyers", "--lr_warmup_steps", "9"]
+    flags += ["--lr_scheduler", "linear", "--attn_mode", "flash", "--fp8_base"]
     message = refusal(job, "--dit", models / "vae.safetensors", "--text_encoder", tmp_path / "no", *flags)
-    assert codes(message) == ["-", "E15", "E15", "E08", "E12", "E10", "-", "-"]
-    assert "fp8_base = true: Keeping the transformer in 8 bit is not offered yet (the command" in message
-    assert "Write:  --no_fp8_base" in message
+    assert codes(message) == ["-", "E15", "E15", "E08", "E12", "E10", "-", "-", "-"]
+    assert 'attn_mode = "flash" needs flash-attn, which is not installed' in message
     assert f"dit = '{models / 'vae.safetensors'}' is a toy autoencoder" in message
     assert f"It belongs in:  vae = '{models / 'vae.safetensors'}'" in message
     assert f"text_encoder = '{tmp_path / 'no'}' does not exist" in message

@@ -28,7 +28,7 @@ def prompts_in(folder):
 def account_of(said):
     """Return part of the account -> bytes."""
     (line,) = re.findall(r"^check +disk: ([^;]+);", said, flags=re.MULTILINE)
-    parts = (re.fullmatch(r"(.+?) ([\d.e+]+) (\w+)", part).groups() for part in line.split(", "))
+    parts = re.findall(r"(?:^|, )(.+?) ([\d.e+]+) (\w+)", line)
     return {name: float(number) * UNITS[unit] for name, number, unit in parts}
 
 

@@ -218,7 +218,7 @@ def test_a_batch_of_two_is_two_batches_of_one_in_losses_and_gradients(tiny, with
 
 
 def test_checkpointing_and_split_attention_change_neither_loss_nor_gradient(tiny):
-    from host.prepare import checkpoint_blocks
+    from host.frozen import checkpoint_blocks
 
     results = []
     for split_attn, checkpointed in ((False, False), (False, True), (True, False)):
