@@ -7,7 +7,8 @@ from typing import Any
 from host.architecture import Architecture, Variant
 from host.footprints import AutoencoderBytes, BlockBytes, EncoderBytes, StepBytes, Workload
 from host.headers import Header
-from host.memory_model import FLOAT32, block_of
+from host.memory_model import FLOAT32
+from host.placement import Skeleton
 
 CODEC_CHANNELS = 640
 """Numbers for each pixel at an autoencoder's finest level: five tensors of 128 channels."""
@@ -16,7 +17,7 @@ ENCODER_SHARE = 0.05
 
 
 def general_step(
-    work: Workload, *, linears: Mapping[str, tuple[int, int]], architecture: Architecture, variant: Variant
+    work: Workload, *, skeleton: Skeleton, architecture: Architecture, variant: Variant
 ) -> StepBytes:
     """Return a transformer's step, every linear of a block being taken to see every token.
 
@@ -26,10 +27,10 @@ def general_step(
     pictures = round(work.height * work.width * architecture.tokens_per_latent)
     captions = sum(spec.shape[0] or 0 for spec in variant.conditioning.values() if len(spec.shape) == 2)
     rows = work.batch * (pictures + captions) * work.itemsize
-    blocks: dict[str, list[str]] = {}
-    for path in linears:
-        if block := block_of(path):
-            blocks.setdefault(block, []).append(path)
+    blocks: dict[str, list[str]] = {block: [] for block in skeleton.blocks}
+    for path, block in skeleton.block_linears().items():
+        blocks[block].append(path)
+    linears = skeleton.linears
     found = tuple(_block(path, members, linears, work, rows=rows) for path, members in blocks.items())
     latents = work.batch * work.height * work.width * architecture.latent_channels
     return StepBytes(around=5 * latents * FLOAT32 + rows, blocks=found)

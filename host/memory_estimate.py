@@ -1,7 +1,6 @@
 """From settings and headers to bytes: what each phase of a run takes on the device and in main memory."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -19,7 +18,6 @@ from host.memory_model import (
     Precision,
     Trained,
     adapter_parameters,
-    block_of,
     forward_peak,
     lay_out,
     linear_bytes,
@@ -29,6 +27,7 @@ from host.memory_model import (
 )
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, dotted_path
+from host.placement import eight_bit_linears
 from host.prepare import ModelSettings, NetworkSettings
 from host.saving import DTYPES
 from host.setting import path_roles
@@ -76,8 +75,9 @@ class Estimator:
 
     def __init__(self, architecture: Architecture, files: ModelFiles) -> None:
         self.architecture, self.files = architecture, files
-        self.linears = files.linears()
-        self.blocks = {path: block_of(path) for path in self.linears}
+        self.skeleton = files.skeleton()
+        self.linears = self.skeleton.linears
+        self.block_linears = self.skeleton.block_linears()
         self._ranks_of = lru_cache(self._find_ranks)
         self._frozen_as = lru_cache(self._weigh)
         self._steps: dict[tuple, StepBytes] = {}
@@ -98,7 +98,7 @@ class Estimator:
     @property
     def block_count(self) -> int:
         """Return how many blocks the transformer has."""
-        return len(set(self.blocks.values()) - {""})
+        return len(self.skeleton.blocks)
 
     def _text(self, settings: RunSettings) -> PhaseBytes:
         headers = {
@@ -218,26 +218,24 @@ class Estimator:
         if facts is not None:
             return facts.step(self.files.headers["dit"])
         variant = self.files.variant
-        return partial(general_step, linears=self.linears, architecture=architecture, variant=variant)
+        return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
     def _placed(self, model: ModelSettings) -> Placed:
         frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
         return lay_out(frozen, streamed=model.blocks_to_swap)
 
     def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
-        """Return the weights as they are kept; scaled 8 bit leaves out what the architecture says."""
-        patterns = [re.compile(pattern) for pattern in self.architecture.scaled_linears]
-        blocks: dict[str, list[int]] = {}
+        """Return the transformer's weights as they are kept."""
+        covered = self.architecture.scaled_linears
+        coded = set(eight_bit_linears(self.skeleton, scaled=scaled, covered=covered) if eight_bit else ())
+        blocks: dict[str, list[int]] = {block: [] for block in self.skeleton.blocks}
         widened: dict[str, int] = {}
-        inside = 0
-        for path, shape in self.linears.items():
-            if not self.blocks[path]:
-                continue
-            covered = not scaled or any(pattern.fullmatch(path) for pattern in patterns)
-            precision = Precision(itemsize=itemsize, eight_bit=eight_bit and covered, scaled=scaled)
-            blocks.setdefault(self.blocks[path], []).append(linear_bytes(shape, precision))
+        for path, block in self.block_linears.items():
+            shape = self.linears[path]
+            precision = Precision(itemsize=itemsize, eight_bit=path in coded, scaled=scaled)
+            blocks[block].append(linear_bytes(shape, precision))
             widened[path] = widening_bytes(shape, precision)
-            inside += math.prod(shape)
+        inside = sum(math.prod(self.linears[path]) for path in self.block_linears)
         return Frozen(linears=blocks, rest=max(0, self._numbers - inside) * itemsize, widened=widened)
 
     @cached_property

@@ -1,20 +1,14 @@
 """How many bytes a run takes, phase by phase: pure functions of plain numbers. GB are 10^9 bytes."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from host.footprints import BlockBytes, StepBytes
+from host.quantization import GROUP
+from host.streaming import ALIGNMENT, SLOTS, blocks_to_stream
 
 FLOAT32 = 4
-
-RING_SLOTS = 2
-"""Buffers of the largest streamed block's size: one is computed with while the next one is filled."""
-ALIGNMENT = 16
-"""Bytes; where each weight begins inside such a buffer."""
-SCALE_GROUP = 64
-"""Weights that share a float32 scale with ``fp8_scaled``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +27,7 @@ def linear_bytes(shape: tuple[int, int], precision: Precision) -> int:
     out, width = shape
     if not precision.eight_bit:
         return out * width * precision.itemsize
-    groups = width // SCALE_GROUP if width % SCALE_GROUP == 0 else 1
+    groups = width // GROUP if width % GROUP == 0 else 1
     return out * width + (out * groups * FLOAT32 if precision.scaled else 0)
 
 
@@ -70,30 +64,13 @@ class Placed:
 
 
 def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
-    """Return where the weights lie when ``streamed`` blocks wait; the last kind of block goes first."""
-    waiting = set(streamed_blocks(list(frozen.linears), streamed))
+    """Return where the weights lie when ``streamed`` blocks wait."""
+    waiting = blocks_to_stream(list(frozen.linears), streamed)
     sizes = {block: sum(sizes) for block, sizes in frozen.linears.items()}
     buffers = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
-    ring = min(RING_SLOTS, len(buffers)) * max(buffers, default=0)
+    ring = min(SLOTS, len(buffers)) * max(buffers, default=0)
     resident = sum(size for block, size in sizes.items() if block not in waiting)
     return Placed(device=frozen.rest + resident + ring, host=sum(buffers))
-
-
-def streamed_blocks(blocks: Sequence[str], count: int) -> list[str]:
-    """Return as many blocks as wait in main memory, by kind: the last kind first.
-
-    Blocks of one kind are alike, so which of them wait does not matter here.
-    """
-    kinds: dict[str, list[str]] = {}
-    for block in blocks:
-        kinds.setdefault(block.rpartition(".")[0], []).append(block)
-    return [block for kind in reversed(kinds.values()) for block in kind][:count]
-
-
-def block_of(module_path: str) -> str:
-    """Return the block that holds a linear, told by the first number in its path; empty for none."""
-    found = re.match(r"(.+?\.\d+)\.", module_path)
-    return found[1] if found else ""
 
 
 def _aligned(size: int) -> int:

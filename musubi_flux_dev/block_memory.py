@@ -51,9 +51,9 @@ def _carries_lora(path: str, work: Workload) -> bool:
 
 
 def _around(params: FluxParams, work: Workload, pictures: int, captions: int) -> int:
-    """Rotary table; latents, two noises and their mixture, once more in tokens; the captions."""
+    """Rotary table, captions, the picture's tokens, and what the loss keeps."""
     table = (pictures + captions) * params.head_dim * 2 * FLOAT32
-    latents = pictures * params.in_channels * (5 * FLOAT32 + work.itemsize)
+    latents = pictures * params.in_channels * (2 * FLOAT32 + work.itemsize)
     return table + latents + captions * params.context_in_dim * work.itemsize
 
 

@@ -101,7 +101,7 @@ class Replay:
         """From ``source`` to ``result`` by a linear of ``widths`` (in, out), with its LoRA if it has one."""
         module, ledger = f"{self.path}.{linear}", self.ledger
         out, rank = self.wide(stream, widths[1]), self.work.ranks.get(module, 0)
-        ledger.touch(out + self.work.widened.get(module, 0))
+        self._multiply(module, widths, out)
         if rank:
             cast = 0 if self.work.itemsize == FLOAT32 else rank * sum(widths) * self.work.itemsize
             beside = cast + self.wide(stream, rank)
@@ -110,6 +110,12 @@ class Replay:
         if not (rank and self.keeps):
             ledger.free(source)
         ledger.hold(**{result: out})
+
+    def _multiply(self, module: str, widths: tuple[int, int], product: int) -> None:
+        """A product with a frozen weight, which is widened before there is any product."""
+        widened = self.work.widened.get(module, 0)
+        weight = widths[0] * widths[1] * self.work.itemsize if widened else 0
+        self.ledger.touch(max(widened, weight + product))
 
     def linear_backward(
         self, linear: str, stream: Stream, source: str, *, widths: tuple[int, int], onward: bool = True
@@ -122,7 +128,7 @@ class Replay:
             ledger.touch(max(ledger.held["gradient"], size))  # the LoRA's share, scaled; then its input's
             ledger.free(f"{linear} lora", source)
             ledger.hold(through_lora=size)
-        ledger.touch(size + self.work.widened.get(module, 0))
+        self._multiply(module, widths, size)
         ledger.free("gradient")
         ledger.hold(gradient=size)
         if rank:
