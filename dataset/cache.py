@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +21,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dataset.buckets import Size
+from dataset.pictures_record import RECORD_NAME
 from dataset.problems import Problem, ProblemsFound, name_some
 
 FORMAT_VERSION = "1.0.1"
 FINGERPRINT = "fingerprint_"
+SHARED_FOLDERS = ("prompts", "texts")
+"""Folders in a cache directory whose entries belong to no single picture."""
 
 LATENTS, MIRRORED, MASK = "latents", "latents_mirrored", "latents_mask"
 """Names of the tensors in a picture's entry, as they are read back; musubi-tuner's rule gives the same."""
@@ -154,15 +157,32 @@ def _difference(metadata: Mapping[str, str], fingerprint: Mapping[str, str]) -> 
 def unused_entries(directory: Path, code: str, used: Collection[Path]) -> list[Path]:
     """Return this architecture's files in ``directory`` that are not among ``used``.
 
-    What an interrupted write left behind counts too; files of other names never do.
+    What an interrupted write left behind counts too; files of other names never do. Sub-folders are looked
+    into where some of ``used`` lie in them: then they are those of the pictures.
     """
     if not directory.is_dir():
         return []
     code = re.escape(code)
     entry = re.compile(rf".+_(?:\d{{4,}}x\d{{4,}}_{code}|{code}_te)\.safetensors(?:\.\d+\.part)?")
     kept = {path.resolve() for path in used}
-    found = (path for path in directory.iterdir() if entry.fullmatch(path.name) and path.is_file())
+    own = directory.resolve()
+    places = {path.relative_to(own).parts[:-1] for path in kept if path.is_relative_to(own)}
+    nested = any(place and place[0] not in SHARED_FOLDERS for place in places)
+    found = (path for path in _files_of(directory, nested=nested) if entry.fullmatch(path.name))
     return sorted(path for path in found if path.resolve() not in kept)
+
+
+def _files_of(directory: Path, *, nested: bool) -> Iterator[Path]:
+    for path in directory.iterdir():
+        if path.is_file():
+            yield path
+        elif nested and not path.is_symlink() and not _is_apart(path):
+            yield from _files_of(path, nested=True)
+
+
+def _is_apart(folder: Path) -> bool:
+    """Return whether a folder in a cache directory belongs to no single picture, or to another dataset."""
+    return folder.name in SHARED_FOLDERS or (folder / RECORD_NAME).exists()
 
 
 def content_hash(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataset.caption_lint import caption_notes
 from dataset.caption_variants import MOST_TEXTS, CaptionText, caption_texts, separate_captions
 from dataset.captions import OTHER_EXTENSIONS
 from dataset.config import DatasetConfig
-from dataset.folders import counted
+from dataset.folders import captions_beside, counted
 from dataset.problems import Problem, name_some
 from dataset.wildcards import has_stray_brace
 
@@ -31,8 +31,20 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
-        """Return the shortest name of a picture that is still clear."""
-        return path.name if self.config.image_directory else path.as_posix()
+        """Return the shortest name of a picture that is still clear: relative to the dataset's folder."""
+        return self._below(path, self.config.image_directory).as_posix()
+
+    def key(self, path: Path) -> str:
+        """Return what captions and caches of a picture are named after: its name without extension.
+
+        In a dataset with sub-folders it begins with theirs, such as ``cats/01``.
+        """
+        if not self.config.recursive:
+            return path.stem
+        return self._below(path.with_name(path.stem), self.config.image_directory).as_posix()
+
+    def _below(self, path: Path, folder: Path | None) -> Path:
+        return path.relative_to(folder) if folder and path.is_relative_to(folder) else path
 
 
 def settle(source: Source, written: Mapping[Path, Sequence[str] | None]) -> None:
@@ -128,6 +140,7 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     names = [source.name(picture) for picture in absent]
     kind = f" ({config.caption_extension})" if config.image_directory else ""
     remedy = [
+        *_captions_apart(config),
         *(_use_instead(source, extension, count) for extension, count in _other_captions(source, absent)),
         'To train these pictures without text:    missing_caption = "empty"',
         'To give all of them the same text:       missing_caption = "a photo of ohwx man"',
@@ -139,6 +152,14 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
         f" {name_some(names)}.",
         remedy="\n".join(remedy),
     )
+
+
+def _captions_apart(config: DatasetConfig) -> list[str]:
+    """Return the line to paste where the captions lie in a folder beside that of the pictures."""
+    if config.caption_directory is not None or config.image_directory is None:
+        return []
+    apart = captions_beside(config.image_directory, config.caption_extension)
+    return [] if apart is None else [f'Captions lie in {apart}:  caption_directory = "{apart.as_posix()}"']
 
 
 def _use_instead(source: Source, extension: str, count: int) -> str:
@@ -156,8 +177,8 @@ def _other_captions(source: Source, pictures: Sequence[Path]) -> list[tuple[str,
         return []
     stems: dict[Path, set[str]] = defaultdict(set)
     for picture in pictures:
-        stems[config.caption_directory or picture.parent].add(picture.stem)
-    files = [(Path(name), folder) for folder in stems for name in os.listdir(folder)]
+        stems[config.caption_folder(picture)].add(picture.stem)
+    files = [(Path(name), folder) for folder in stems if folder.is_dir() for name in os.listdir(folder)]
     counts = Counter(
         file.suffix
         for file, folder in files

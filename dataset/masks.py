@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dataset.buckets import Size
-from dataset.images import BLACK, fit_to_bucket, read_upright, to_rgb
+from dataset.colours import BLACK, to_srgb
+from dataset.images import fit_to_bucket, read_upright
 
 
 def decode_mask(path: Path, *, picture: Path) -> UInt8[np.ndarray, "H W"] | None:
@@ -46,4 +47,5 @@ def _alpha(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
 
 
 def _red(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
-    return np.asarray(to_rgb(image, background=BLACK).getchannel("R"))
+    rgb, _ = to_srgb(image, profile=None, background=BLACK)
+    return np.asarray(rgb.getchannel("R"))

@@ -232,9 +232,11 @@ def tidy(
     used = [
         path for item in items for path in (item.latent_cache, *(caption.cache for caption in item.captions))
     ]
+    # A key with sub-folders lies so many folders below the dataset's cache.
     used += [entry.path for entry in prompts]
-    folders = sorted({path.parent for path in used} | set(folders_of_texts(used)))
-    unused = [path for folder in folders for path in unused_entries(folder, code, used)]
+    roots = {item.latent_cache.parents[item.key.count("/")] for item in items}
+    folders = roots | {path.parent for path in used} | set(folders_of_texts(used))
+    unused = sorted({path for folder in folders for path in unused_entries(folder, code, used)})
     if not unused:
         return
     size = sum(path.stat().st_size for path in unused) / 1e6

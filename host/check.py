@@ -17,6 +17,8 @@ from dataset.cache import content_hash, judge
 from dataset.config import DatasetConfig, parse_datasets
 from dataset.folders import counted
 from dataset.images import fit_to_bucket
+from dataset.measuring import Watch, unwatched
+from dataset.pictures_record import PicturesRecord
 from dataset.scan import Item, Scan, scan
 from host.caption_lines import overflow_notes
 from host.config import Config
@@ -54,6 +56,8 @@ class Data:
     items: tuple[Item, ...]
     prompts: tuple[SamplePrompt, ...]
     notes: tuple[str, ...]
+    records: tuple[PicturesRecord, ...] = ()
+    """What is known of the pictures, one record a cache directory."""
 
     @property
     def settings(self) -> RunSettings:
@@ -118,19 +122,19 @@ class Findings:
             raise ConfigError(list(dict.fromkeys(self.problems)))
 
 
-def check_data(config: Config, *, needed: list[str]) -> Data:
+def check_data(config: Config, *, needed: list[str], watch: Watch = unwatched) -> Data:
     """Check what the cache scripts need; ``needed`` are the model files without which they cannot work."""
     found = Findings()
-    data = _data(config, found, needed=needed)
+    data = _data(config, found, needed=needed, watch=watch)
     found.raise_if_any()
     return replace(data, notes=(*check_device(config.settings.model), *config.notes, *data.notes))
 
 
-def check_job(config: Config, *, processes: Processes) -> Job:
+def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched) -> Job:
     """Check a whole training job; raises ``ConfigError`` with all problems."""
     settings = config.settings
     found = Findings()
-    data = _data(config, found, needed=_all_model_files(config))
+    data = _data(config, found, needed=_all_model_files(config), watch=watch)
     found.problems += _timesteps(settings.noise)
     found.problems += check_optimizer(settings.optimizer, device=processes.device)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
@@ -158,6 +162,7 @@ def check_job(config: Config, *, processes: Processes) -> Job:
         items=data.items,
         prompts=data.prompts,
         notes=(*check_device(settings.model), *data.notes, *found.notes),
+        records=data.records,
         plan=plan,
     )
 
@@ -189,18 +194,17 @@ def check_device(model: ModelSettings) -> list[str]:
     return []
 
 
-def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
+def _data(config: Config, found: Findings, *, needed: list[str], watch: Watch) -> Data:
     settings, architecture = config.settings, config.architecture
     found.problems += _attention(settings.model)
     files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
     found.problems += [*problems, *check_memory(config, files)]
     datasets = found.gather(lambda: _datasets(config), otherwise=())
+    nothing = Scan(items=(), notes=())
+    step = architecture.bucket_step
     scanned = found.gather(
-        lambda: (
-            scan(datasets, code=architecture.code, bucket_step=architecture.bucket_step) if datasets else None
-        ),
-        otherwise=None,
-    ) or Scan(items=(), notes=())
+        lambda: scan(datasets, code=architecture.code, bucket_step=step, watch=watch), otherwise=nothing
+    )
     found.problems += _foreign_caches(scanned.items, full_name=architecture.full_name)
     found.gather(lambda: _try_to_reduce(scanned.items), otherwise=None)
     path = settings.sample.sample_prompts
@@ -214,6 +218,7 @@ def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
         items=scanned.items,
         prompts=prompts,
         notes=(*files.notes, *notes),
+        records=scanned.records,
     )
 
 

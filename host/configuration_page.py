@@ -83,7 +83,7 @@ def _meaning(word: ForeignWord) -> list[str]:
     if word.sets:
         return [f"is `{word.sets[0]} = {as_toml(word.sets[1])}`", ""]
     if word.dataset_key:
-        return [f"is a default of `{word.dataset_key}` in `[general]`", ""]
+        return [f"is `{word.dataset_key}` of the pictures", "see [dataset.md](dataset.md)"]
     accepted = ", ".join(f"`{as_toml(value)}`" for value in word.neutral)
     remedy = " ".join(word.remedy.split())
     return ["any value", ""] if word.any_value else [accepted or "nothing", f"{word.why}. {remedy}"]

@@ -56,9 +56,7 @@ class Encoding:
             encoder=Encoder(
                 architecture=self.config.architecture,
                 variant=self.files.variant,
-                fingerprint=fingerprint_of(
-                    file for name in text_names(self.config, self.files) for file in self.files.files_of(name)
-                ),
+                fingerprint=text_encoders_fingerprint(self.config, self.files),
                 load=lambda: self.config.architecture.load_text_encoders(
                     paths,
                     device=self.device,
@@ -87,11 +85,15 @@ class Encoding:
 
 def text_paths(config: Config, files: ModelFiles) -> dict[str, Path]:
     """Return the plugin's own paths: text encoders and their tokenizers."""
-    return files.of(text_names(config, files))
+    return files.of(_text_names(config, files))
 
 
-def text_names(config: Config, files: ModelFiles) -> list[str]:
-    """Return the plugin's own path settings, those of tokenizers that were found included."""
+def text_encoders_fingerprint(config: Config, files: ModelFiles) -> str:
+    """Return one hash of every file that an encoded text is made with, found tokenizers included."""
+    return fingerprint_of(file for name in _text_names(config, files) for file in files.files_of(name))
+
+
+def _text_names(config: Config, files: ModelFiles) -> list[str]:
     others = path_roles(type(config.settings.model))
     return [name for name in files.names if name not in others]
 

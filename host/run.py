@@ -44,13 +44,14 @@ def train(argv: Sequence[str]) -> str:
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
     with placing(config), screen.alive("looking at files and pictures"):
-        job = check_job(config, processes=processes)
+        job = check_job(config, processes=processes, watch=screen.watch)
         progress = _progress_of(job, processes)
         start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
         room = _room(job, start, processes)
     _tell(job, start, processes, screen)
     if room:
         screen.say("check", room)
+    _remember(job, processes)
     if processes.is_main:
         _report_on_pictures(job, screen)
     if config.check_only:
@@ -74,10 +75,11 @@ def cache_latents_only(argv: Sequence[str]) -> str:
         processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
     with placing(config):
-        data = check_data(config, needed=["vae"])
+        data = check_data(config, needed=["vae"], watch=screen.watch)
         room = account_for_space(cache_needs(data, []))
     _say_notes(screen, data.notes)
     screen.say("check", room)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -96,11 +98,13 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
         processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
     with placing(config):
-        data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+        needed = list(path_roles(config.architecture.settings))
+        data = check_data(config, needed=needed, watch=screen.watch)
         texts = [*text_entries(data.items), *_prompt_entries(data)]
         room = account_for_space(cache_needs(data, texts, pictures=False))
     _say_notes(screen, data.notes)
     screen.say("check", room)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
@@ -166,6 +170,13 @@ def _report_on_pictures(job: Job, screen: Screen) -> None:
         return
     screen.say("check", written.places())
     _say_notes(screen, written.lines())
+
+
+def _remember(data: Data, processes: Processes) -> None:
+    """Now that nothing is refused any more, keep what was learned of the pictures for the next time."""
+    if processes.is_main:
+        for record in data.records:
+            record.save()
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from networks.keys import kohya_name, kohya_table
 from networks.layouts import name_abroad
 from networks.selection import choose_linears, parse_network_args
 
-ENTRY_HEADER = 400
+ENTRY_HEADER = 370
 """Of a picture's or a text's cache file, with one tensor."""
 TENSOR_HEADER = 90
 """What each tensor adds to a safetensors header, besides its name."""
@@ -33,7 +33,7 @@ LORA_HEADER = 2100
 VARYING_LENGTH = 256
 """Taken for an axis of a text encoding that varies from text to text."""
 PIXEL = 2.6
-"""Bytes a pixel in a PNG of a noisy picture; photographs take less."""
+"""Bytes a pixel in a PNG of what an untrained model draws; photographs take less."""
 STATE_ENTRY = 300
 """What each tensor adds to a file of torch.save."""
 STATE_FILES = 2600
@@ -172,5 +172,5 @@ def _optimizer_bytes(kept: str, moments: int, *, rows: int, columns: int) -> int
 
 
 def sample_bytes(prompt: SamplePrompt) -> int:
-    """Return the size of a sample picture; noisy ones take as much, others less."""
+    """Return the size of a sample picture, at the most."""
     return int(PIXEL * prompt.width * prompt.height)

@@ -3,6 +3,7 @@
 This file is read by any Python 3, so that an old one is told what it lacks; torch comes later.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -55,7 +56,7 @@ def start(program, argv=None):
 def _print_anything():
     """Let no character of a caption or file name that the terminal does not know stop a run."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

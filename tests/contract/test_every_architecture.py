@@ -222,7 +222,8 @@ def test_blocks_that_are_swapped_change_no_byte_of_the_result_and_resume(name, t
     blocks = count_blocks(name, tmp_path)
     pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64), (64, 64)])
     found = []
-    job = write_job(tmp_path, architecture=name, pictures=pictures, **STEPS, **kept)
+    small = {"batch_size": 1, "gradient_accumulation_steps": 2}
+    job = write_job(tmp_path, architecture=name, pictures=pictures, **small, **STEPS, **kept)
     for swap in (0, blocks):
         assert train(job, "--blocks_to_swap", swap, "--overwrite") == 0
         said = capsys.readouterr().out

@@ -60,8 +60,8 @@ def test_each_folder_is_measured_on_its_own_disk():
     assert problem.what.splitlines() == [
         "This run does not fit on the disk.",
         "                               needs       free",
-        "      disk of /fast/cache      126 MB     100 MB   (caches 126 MB)",
-        "      disk of /slow/out       1.21 GB     100 GB   (states and LoRAs 1.2 GB, samples 14 MB)",
+        "      disk of /fast/cache     126 MB     100 MB   (caches 126 MB)",
+        "      disk of /slow/out      1.21 GB     100 GB   (states and LoRAs 1.2 GB, samples 14 MB)",
     ]
     assert problem.remedy.startswith("Free 26 MB on the disk of /fast/cache, or choose")
 

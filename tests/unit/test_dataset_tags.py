@@ -136,3 +136,14 @@ def test_captions_differ_in_which_tags_they_lose():
         texts = tag_texts(tags, shuffle=False, dropout=0.1, count=5)
         lost |= {place for place in range(4) if absent(texts, tags.flexible[place])}
     assert lost == {0, 1, 2, 3}
+
+
+def test_over_many_captions_even_a_rate_below_one_text_is_kept():
+    """Each of 2000 single tags is missing from one of 10 texts or from none: 0.02 within five deviations."""
+    shares = []
+    for number in range(2000):
+        texts = tag_texts(Tags(front=("x",), flexible=(f"t{number}",)), shuffle=True, dropout=0.02, count=10)
+        shares.append(float(absent(texts, f"t{number}")))
+    assert set(shares) == {0.0, 0.1}
+    deviation = 0.1 * math.sqrt(0.2 * 0.8 / 2000)
+    assert abs(sum(shares) / 2000 - 0.02) < 5 * deviation

@@ -10,8 +10,10 @@ from torch import nn
 from dataset.buckets import Size
 from host.optimizers import OptimizerSettings, make_optimizer
 from host.outputs import OutputSettings
+from host.prompts import SamplePrompt
 from host.registry import find_architecture
-from host.sizes import AdaptedLinear, lora_bytes, picture_entry_bytes, state_bytes
+from host.sampling import parameters_text, save_picture, to_picture
+from host.sizes import AdaptedLinear, lora_bytes, picture_entry_bytes, sample_bytes, state_bytes
 from tests.items import small_item
 
 FD = find_architecture("fd")
@@ -89,3 +91,16 @@ def test_a_picture_takes_a_megabyte_and_its_mirror_and_mask_come_on_top(tmp_path
     assert picture_entry_bytes(plain, FD) == pytest.approx(latents, rel=0.001)
     both = small_item(bucket=Size(1024, 1024), flip=True, mask_path=tmp_path)
     assert picture_entry_bytes(both, FD) == pytest.approx(2 * latents + 4 * 128 * 128, rel=0.001)
+
+
+def test_a_sample_of_the_tiny_model_takes_what_was_reckoned(tmp_path):
+    files = FD.tiny(tmp_path)
+    autoencoder = FD.load_autoencoder(files["vae"], device="cpu")
+    latents = torch.randn((1, 16, 8, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        picture = to_picture(autoencoder.decode(latents)[0])
+    assert picture.size == (128, 64)
+    prompt = SamplePrompt(prompt="a cat", width=128, height=64)
+    path = tmp_path / "sample.png"
+    save_picture(picture, path, parameters=parameters_text(prompt, seed=1, extra={}))
+    assert sample_bytes(prompt) == pytest.approx(path.stat().st_size, rel=0.1)
