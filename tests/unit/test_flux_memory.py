@@ -1,6 +1,5 @@
 """Bytes of a FLUX.1 step as calculated, against a real step whose every allocation is counted."""
 
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
