@@ -4,7 +4,6 @@ Where nothing fits it says which smallest changes would.
 """
 
 import math
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,44 +12,11 @@ from host.errors import MachineError
 from host.memory_changes import Change, milder
 from host.memory_estimate import HOST_ALLOWANCE, Estimator, PhaseBytes, Scene
 from host.prepare import ModelSettings
-from host.setting import UsedWhen, setting
 from host.settings import RunSettings
 from host.values import as_toml
 
 CHOSEN_HERE = ("gradient_checkpointing", "blocks_to_swap")
 """Settings that change only where and when bytes move; unset, they are the planner's."""
-
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-ON_A_GPU = UsedWhen(test=lambda resolved: resolved["device"] != "cpu", says='device = "cuda" or "auto"')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySettings:
-    """How much memory the run may take."""
-
-    vram_limit: str | None = setting(
-        None,
-        help='Most of the GPU\'s memory to use, such as "12GB" (10^9 bytes each) or "11.5GiB".',
-        used_when=ON_A_GPU,
-        in_metadata=False,
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse what is no amount of memory."""
-        if self.vram_limit is not None:
-            parse_bytes(self.vram_limit)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of ``12GB``, ``11.5 GiB`` or ``800MB``; raises ValueError."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].lower() not in UNITS:
-        raise ValueError(f'vram_limit = "{text}" is no amount of memory; write it as "12GB" or "11.5GiB"')
-    size = float(found[1]) * UNITS[found[2].lower()]
-    if size < UNITS["mb"]:
-        raise ValueError(f'vram_limit = "{text}" is less than a megabyte; write it as "12GB"')
-    return round(size)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
