@@ -46,7 +46,9 @@ def fit_to_memory(job: Job, *, device: torch.device, texts: Sequence[TextEntry])
     unset = unset_in(job.config) if device.type == "cuda" else frozenset()
     plan = plan_memory(estimator, job.settings, scene, unset=unset, budget=budget)
     if device.type != "cuda":
-        return Fitted(job=job, lines=tuple(phase_lines(plan)), notes=tuple(_short_of_main_memory(plan, budget)))
+        return Fitted(
+            job=job, lines=tuple(phase_lines(plan)), notes=tuple(_short_of_main_memory(plan, budget))
+        )
     if not plan.fits:
         raise refuse_too_little(estimator, plan, scene, unset=unset, budget=budget)
     note = suggestion(estimator, plan, scene, unset=unset, budget=budget)

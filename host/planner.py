@@ -18,6 +18,7 @@ from host.values import as_toml
 CHOSEN_HERE = ("gradient_checkpointing", "blocks_to_swap")
 """Settings that change only where and when bytes move; unset, they are the planner's."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What may be taken, in bytes; None where it is not known or not limited."""

@@ -62,11 +62,7 @@ def estimate_memory(
     unset = unset_in(config) if budget.device is not None and device_type == "cuda" else frozenset()
     estimator, scene = Estimator(architecture, files), _scene(config, device_type=device_type)
     plan = plan_memory(estimator, settings, scene, unset=unset, budget=budget)
-    found = (
-        []
-        if plan.fits
-        else smallest_changes(estimator, plan.settings, scene, unset=unset, budget=budget)
-    )
+    found = [] if plan.fits else smallest_changes(estimator, plan.settings, scene, unset=unset, budget=budget)
     return MemoryEstimate(
         phases=plan.phases,
         fits=plan.fits,
@@ -103,5 +99,7 @@ def _scene(config: Config, *, device_type: str) -> Scene:
 
 def _batches(given: Sequence[tuple[Size, int]]) -> list[tuple[Size, int]]:
     if not given:
-        raise ConfigError.of("No dataset is named.", "[[datasets]]\nimage_directory = '/path/to/pictures'", code="E06")
+        raise ConfigError.of(
+            "No dataset is named.", "[[datasets]]\nimage_directory = '/path/to/pictures'", code="E06"
+        )
     return sorted(set(given))
