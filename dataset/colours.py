@@ -1,7 +1,6 @@
 """Every kind of colour that a picture file may have, to plain sRGB on white."""
 
 import io
-from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
@@ -9,9 +8,6 @@ from PIL import Image, ImageChops, ImageCms
 WHITE = (255, 255, 255, 255)
 """What shines through where a picture is transparent."""
 BLACK = (0, 0, 0, 255)
-
-_SPACES: Mapping[str, bytes] = {"RGB": b"RGB", "L": b"GRAY", "CMYK": b"CMYK"}
-"""Pillow's mode -> the colour space that a profile must be of, as its header has it."""
 
 _SAME = 2
 """Levels out of 255: a profile that moves no colour further says sRGB, and the pixels stay as they are."""
@@ -67,10 +63,8 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _follow(colours: Image.Image, profile: bytes) -> Image.Image | None:
-    """Return ``colours`` in sRGB, or None when ``profile`` cannot be followed."""
+    """Return ``colours`` in sRGB, or None when ``profile`` is damaged or of another colour space."""
     try:
-        if profile[16:20].strip() != _SPACES[colours.mode]:
-            return None
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), colours.mode, "RGB")
         return (

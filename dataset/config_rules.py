@@ -223,12 +223,12 @@ def _fault(key: str, value: object, *, why: str, in_general: bool, address: str)
     if key in FOREIGN_KEYS:
         foreign = FOREIGN_KEYS[key]
         return Problem(code="E01", what=f'"{key}" in {address} {foreign.why}.', remedy=foreign.remedy)
-    near = nearest_key(key)
+    near = " or ".join(f'"{name}"' for name in nearest(key, [*SHARED_RULES, *OWN_RULES], cutoff=0.6))
     known = ", ".join(sorted([*SHARED_RULES, *OWN_RULES]))
     return Problem(
         code="E01",
         what=f'Unknown setting "{key}" in {address}.',
-        remedy=f'Did you mean "{near}"?' if near else f"Known: {known}.",
+        remedy=f"Did you mean {near}?" if near else f"Known: {known}.",
     )
 
 

@@ -6,10 +6,9 @@ Axes: H W pixels.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,10 @@ from dataset.buckets import Size
 from dataset.cache import content_hash
 from dataset.contact_sheet import Thumbnail, make_thumbnail
 from dataset.images import decode, fit_to_bucket
+from dataset.masks import decode_mask, fit_mask
 from dataset.problems import Problem, ProblemsFound
 from dataset.quality import perceptual_hash, sharpness
 from dataset.scan import Item
-
-MaskOf = Callable[[Item], UInt8[np.ndarray, "H W"] | None]
-"""Gives the mask of an item, fitted to its bucket, 255 where the loss counts in full; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +49,6 @@ class Look:
     thumbnail: Thumbnail
 
 
-def no_mask(item: Item) -> None:
-    """Return that ``item`` has no mask."""
-    assert item is not None
-
-
 def still_true(known: Mapping[Item, Facts], items: Sequence[Item]) -> dict[Item, Facts]:
     """Return those of the ``known`` facts that hold for the present buckets and masks of ``items``."""
     kept = {item: known[item] for item in items if item in known}
@@ -67,21 +59,19 @@ def still_true(known: Mapping[Item, Facts], items: Sequence[Item]) -> dict[Item,
     }
 
 
-def look_at(items: Sequence[Item], *, mask_of: MaskOf) -> dict[Item, Look]:
+def look_at(items: Sequence[Item]) -> dict[Item, Look]:
     """Return what a look at each of ``items`` gives, several at a time.
 
     Raises ``ProblemsFound`` when a picture cannot be read any more.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(items, pool.map(lambda item: _look(item, mask_of), items), strict=True))
+        return dict(zip(items, pool.map(_look, items), strict=True))
 
 
-def measure(
-    items: Sequence[Item], *, known: Mapping[Item, Facts] | None = None, mask_of: MaskOf = no_mask
-) -> dict[Item, Facts]:
+def measure(items: Sequence[Item], *, known: Mapping[Item, Facts] | None = None) -> dict[Item, Facts]:
     """Return the facts of all ``items``; those that are ``known`` and still true are not measured again."""
     facts = still_true(known or {}, items)
-    looks = look_at([item for item in items if item not in facts], mask_of=mask_of)
+    looks = look_at([item for item in items if item not in facts])
     return {item: facts[item] if item in facts else looks[item].facts for item in items}
 
 
@@ -124,10 +114,9 @@ def hash_in_words(bits: int) -> str:
     return f"{bits:016x}"
 
 
-def _look(item: Item, mask_of: MaskOf) -> Look:
-    picture = _decode(item.image_path)
+def _look(item: Item) -> Look:
+    picture, mask = _decode(item)
     fitted = fit_to_bucket(picture, item.bucket)
-    mask = mask_of(item)
     facts = Facts(
         bucket=item.bucket,
         mask=_mask_hash(item),
@@ -139,11 +128,18 @@ def _look(item: Item, mask_of: MaskOf) -> Look:
     return Look(facts=facts, thumbnail=make_thumbnail(fitted, mask))
 
 
-def _decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def _decode(item: Item) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H2 W2"] | None]:
+    """Return a picture as it is, and its mask fitted to its bucket."""
+    path = item.image_path
     try:
-        return decode(path)
+        picture = decode(path)
+        if item.mask_path is None:
+            return picture, None
+        path = item.mask_path
+        levels = decode_mask(path, picture=item.image_path)
+        return picture, None if levels is None else fit_mask(levels, item.bucket)
     except ValueError as error:
-        what = f"The picture {path} {error}; it was sound a moment ago."
+        what = f"{path} {error}; it was sound a moment ago."
         raise ProblemsFound(
             [Problem(code="E10", what=what, remedy="Put it back, and start again.")]
         ) from error

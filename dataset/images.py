@@ -103,8 +103,19 @@ def _upright(file: Image.Image) -> Image.Image:
 
 
 def decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the pixels of ``read_picture``, which see."""
-    return read_picture(path).pixels
+    """Return the pixels of a picture that was sound when it was last looked at.
+
+    Raises ``ProblemsFound`` with its name when it is not any more.
+    """
+    try:
+        return read_picture(path).pixels
+    except UnreadablePicture as error:
+        problem = Problem(
+            code="E10",
+            what=f"The picture {path} was sound and cannot be read any more: it {error}.",
+            remedy="Put back a sound copy, or remove the file, and start again.",
+        )
+        raise ProblemsFound([problem]) from error
 
 
 def fit_to_bucket(image: UInt8[np.ndarray, "H W 3"], bucket: Size) -> UInt8[np.ndarray, "H2 W2 3"]:

@@ -27,6 +27,12 @@ def decode_mask(path: Path, *, picture: Path) -> UInt8[np.ndarray, "H W"] | None
     return read_upright(path, _alpha if path == picture else _red)
 
 
+def fit_mask(levels: UInt8[np.ndarray, "H W"], bucket: Size) -> UInt8[np.ndarray, "H2 W2"]:
+    """Return a mask scaled and cut as its picture is."""
+    # Three channels, so that the very function that fits the picture fits the mask.
+    return fit_to_bucket(np.repeat(levels[:, :, None], 3, axis=2), bucket)[:, :, 0]
+
+
 def latent_mask(
     levels: UInt8[np.ndarray, "H W"], *, bucket: Size, latents: tuple[int, int]
 ) -> Float[Tensor, "1 h w"]:
@@ -34,9 +40,7 @@ def latent_mask(
 
     ``latents`` are the height and the width of the picture's latents.
     """
-    # Three channels, so that the very function that fits the picture fits the mask.
-    fitted = fit_to_bucket(np.repeat(levels[:, :, None], 3, axis=2), bucket)[:, :, 0]
-    weights = torch.from_numpy(fitted.astype(np.float32)) / 255
+    weights = torch.from_numpy(fit_mask(levels, bucket).astype(np.float32)) / 255
     return functional.interpolate(weights[None, None], size=latents, mode="area")[0]
 
 

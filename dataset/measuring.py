@@ -74,10 +74,14 @@ def look_at(source: Source, looked: Looked, *, watch: Watch) -> None:
         if known is not None:
             looked.outcomes.setdefault(path, known)
     due = [path for path in source.pictures if path not in looked.outcomes]
-    with ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1))
+    try:
         coming = {path: pool.submit(_measure, path) for path in due}
         for path in watch(due, what="pictures looked at"):
             looked.outcomes[path] = coming[path].result()
+    finally:
+        # Whoever stops in the middle does not wait for the rest.
+        pool.shutdown(cancel_futures=True)
     for path, stamp in stamps.items():
         outcome = looked.outcomes[path]
         if isinstance(outcome, Measured) and stamp is not None:
@@ -160,10 +164,10 @@ def _foreign(foreign: Mapping[Path, str], source: Source) -> Problem:
     for path, kind in sorted(foreign.items()):
         by_kind[kind].append(source.name(path))
     kinds = "; ".join(f"{len(names)} {kind} ({name_some(names)})" for kind, names in sorted(by_kind.items()))
+    count = f"{counted(len(foreign), 'picture')} in {source.config.source}"
     return Problem(
         code="E11",
-        what=f"{counted(len(foreign), 'picture')} in {source.config.source} of kinds that are not read:"
-        f" {kinds}.",
+        what=f"{count} of kinds that are not read: {kinds}.",
         remedy="Save each as .jpg or .png and move the original away."
         " To train without them:  skip_unreadable = true",
     )

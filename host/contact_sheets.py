@@ -10,11 +10,11 @@ from PIL import Image, PngImagePlugin
 
 from dataset.config import DatasetConfig
 from dataset.contact_sheet import MOST_CELLS, Label, Thumbnail, draw_sheet
-from dataset.facts import Facts, MaskOf, look_at
+from dataset.facts import Facts, look_at
 from dataset.folders import counted
 from dataset.scan import Item
 from host.atomic import write_file
-from host.dataset_entries import cut_of, is_cut, is_enlarged, main_text, name_in, scale_of
+from host.dataset_entries import cut_of, is_cut, is_enlarged, name_in, scale_of
 from host.outputs import OutputSettings
 
 LOOKS = 1
@@ -36,7 +36,6 @@ def write_sheets(
     *,
     output: OutputSettings,
     facts: Mapping[Item, Facts],
-    mask_of: MaskOf,
 ) -> tuple[tuple[Path, ...], dict[Item, Facts]]:
     """Write the sheets that are missing or show something else; return all of them, and all facts.
 
@@ -49,12 +48,12 @@ def write_sheets(
         heading = f"{output.output_name}: {counted(len(items), 'picture')} as the model sees them"
         heading += f", sheet {number} of {len(pages)}" if len(pages) > 1 else ""
         labels = [_label(item, datasets[item.dataset]) for item in page]
-        looks = look_at([item for item in page if item not in known], mask_of=mask_of)
+        looks = look_at([item for item in page if item not in known])
         known |= {item: look.facts for item, look in looks.items()}
         shown = _hash_of(heading, labels, [known[item] for item in page])
         if _shown_in(path) == shown:
             continue
-        looks |= look_at([item for item in page if item not in looks], mask_of=mask_of)
+        looks |= look_at([item for item in page if item not in looks])
         cells = [(looks[item].thumbnail, label) for item, label in zip(page, labels, strict=True)]
         _write(path, cells, heading=heading, shown=shown)
     for path in _beyond(output, len(pages)):
@@ -77,7 +76,7 @@ def _label(item: Item, config: DatasetConfig) -> Label:
         name=name_in(item, config),
         details=" \u00b7 ".join([str(item.bucket), *(mark for mark, holds in marks.items() if holds)]),
         warning=", ".join(warning for warning, holds in warnings.items() if holds),
-        text=main_text(item),
+        text=item.caption,
         others=len(item.captions) - 1,
     )
 

@@ -2,13 +2,14 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dataset.buckets import Size, cut_share, scale_to_cover
 from dataset.config import DatasetConfig
-from dataset.facts import Facts
+from dataset.facts import Facts, from_record, to_record
 from dataset.folders import counted
+from dataset.pictures_record import PicturesRecord
 from dataset.scan import Item
 
 MOST_CUT = 0.15
@@ -58,6 +59,33 @@ def entries_of(
     return [Entry(item=item, config=datasets[item.dataset], facts=facts[item]) for item in items]
 
 
+def known_facts(
+    items: Sequence[Item], datasets: Sequence[DatasetConfig], records: Sequence[PicturesRecord]
+) -> dict[Item, Facts]:
+    """Return what the records of the cache directories know of ``items`` from the last time."""
+    found = {
+        item: from_record(record.facts(name_in(item, datasets[item.dataset])))
+        for item, record in _with_records(items, datasets, records)
+    }
+    return {item: facts for item, facts in found.items() if facts is not None}
+
+
+def keep_facts(
+    facts: Mapping[Item, Facts], datasets: Sequence[DatasetConfig], records: Sequence[PicturesRecord]
+) -> None:
+    """Put ``facts`` into the records; writing them to the disk is another matter."""
+    for item, record in _with_records(facts, datasets, records):
+        record.add_facts(name_in(item, datasets[item.dataset]), to_record(facts[item]))
+
+
+def _with_records(
+    items: Iterable[Item], datasets: Sequence[DatasetConfig], records: Sequence[PicturesRecord]
+) -> Iterator[tuple[Item, PicturesRecord]]:
+    by_folder = {record.directory: record for record in records}
+    by_dataset = [by_folder.get(config.cache_directory.resolve()) for config in datasets]
+    return ((item, record) for item in items if (record := by_dataset[item.dataset]) is not None)
+
+
 def scale_of(item: Item) -> float:
     """Return the factor that fits a picture to its bucket; above 1 it is enlarged."""
     return scale_to_cover(item.size, item.bucket)
@@ -76,11 +104,6 @@ def is_enlarged(item: Item) -> bool:
 def is_cut(item: Item) -> bool:
     """Return whether a picture loses so much of its area that it is worth a word."""
     return cut_of(item) > MOST_CUT
-
-
-def main_text(item: Item) -> str:
-    """Return the text that a picture gets most often."""
-    return max(item.captions, key=lambda caption: caption.share).text
 
 
 def name_in(item: Item, config: DatasetConfig) -> str:

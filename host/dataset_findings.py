@@ -10,7 +10,7 @@ from dataset.config import DatasetConfig
 from dataset.folders import counted
 from dataset.problems import name_some
 from dataset.quality import blurred, near_duplicates
-from host.dataset_entries import MOST_CUT, Entry, cut_of, is_cut, is_enlarged, main_text, scale_of
+from host.dataset_entries import MOST_CUT, Entry, cut_of, is_cut, is_enlarged, scale_of
 from host.values import as_toml
 
 LOW_RESOLUTION = 0.5
@@ -156,10 +156,10 @@ def _low_resolution(group: Sequence[Entry]) -> Finding | None:
 
 
 def _same_captions(group: Sequence[Entry]) -> Finding | None:
-    ((text, count),) = Counter(main_text(entry.item) for entry in group).most_common(1)
+    ((text, count),) = Counter(entry.item.caption for entry in group).most_common(1)
     if count < MANY or 2 * count <= len(group):
         return None
-    names = [entry.name for entry in group if main_text(entry.item) == text]
+    names = [entry.name for entry in group if entry.item.caption == text]
     return _finding(
         "same_captions",
         group,

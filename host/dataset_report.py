@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset.buckets import Size, cut_sides
 from dataset.config import DatasetConfig
-from dataset.facts import Facts, MaskOf, hash_in_words, measure, no_mask, still_true
+from dataset.facts import Facts, hash_in_words, measure, still_true
 from dataset.scan import Item
 from host.atomic import write_file
 from host.contact_sheets import write_sheets
@@ -47,14 +47,13 @@ def dataset_report(
     datasets: Sequence[DatasetConfig],
     *,
     facts: Mapping[Item, Facts] | None = None,
-    mask_of: MaskOf = no_mask,
 ) -> dict[str, Any]:
     """Return the report on ``items``, the pictures of ``datasets``, in JSON's own types.
 
     The keys are described in docs/dataset.md. What is not among ``facts`` is measured now. Raises
     ``ProblemsFound`` when a picture cannot be read any more.
     """
-    entries = entries_of(items, datasets, measure(items, known=facts, mask_of=mask_of))
+    entries = entries_of(items, datasets, measure(items, known=facts))
     pairs = find_pairs(entries)
     return _report(entries, pairs=pairs, findings=find_all(entries, pairs))
 
@@ -65,7 +64,6 @@ def write_dataset_report(
     *,
     output: OutputSettings,
     known: Mapping[Item, Facts] | None = None,
-    mask_of: MaskOf = no_mask,
 ) -> Written:
     """Write the report and the contact sheets beside the results.
 
@@ -73,7 +71,7 @@ def write_dataset_report(
     cannot be written to.
     """
     facts = still_true(known or {}, items)
-    sheets, facts = write_sheets(items, datasets, output=output, facts=facts, mask_of=mask_of)
+    sheets, facts = write_sheets(items, datasets, output=output, facts=facts)
     entries = entries_of(items, datasets, facts)
     pairs = find_pairs(entries)
     findings = find_all(entries, pairs)

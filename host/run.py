@@ -11,7 +11,7 @@ from host.caching import TextEntry, conditioning_of, prompt_entries, text_entrie
 from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
-from host.dataset_entries import bucket_rows
+from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.logs import Screen
@@ -59,9 +59,9 @@ def train(argv: Sequence[str]) -> str:
     for line in fitted.lines:
         screen.say("memory", line)
     _say_notes(screen, fitted.notes)
-    _remember(job, processes)
     if processes.is_main:
         _report_on_pictures(job, screen)
+    _remember(job, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -183,10 +183,12 @@ def _report_on_pictures(job: Job, screen: Screen) -> None:
     """Write report and contact sheets; that they cannot be written stops no job."""
     try:
         with screen.alive("measuring pictures and drawing contact sheets"):
-            written = write_dataset_report(job.items, job.datasets, output=job.settings.output)
+            known = known_facts(job.items, job.datasets, job.records)
+            written = write_dataset_report(job.items, job.datasets, output=job.settings.output, known=known)
     except (OSError, ProblemsFound) as error:
         screen.say("note", f"no report on the pictures was written: {error}")
         return
+    keep_facts(written.facts, job.datasets, job.records)
     screen.say("check", written.places())
     _say_notes(screen, written.lines())
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -292,6 +293,31 @@ def test_the_second_check_decodes_no_picture(tmp_path, capsys, monkeypatch):
         assert said == first or program != "train"
     (tmp_path / "cached" / RECORD_NAME).unlink()
     assert run("train", job, "--check") == 1
+
+
+def test_a_picture_that_was_damaged_behind_its_length_and_time_is_named(tmp_path, job, capsys):
+    path = tmp_path / "pictures" / "picture_2.png"
+    facts = path.stat()
+    path.write_bytes(bytes(facts.st_size))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert train(job, *AGAIN) == 2
+    assert f"FAILED: E10 The picture {path} was sound and cannot be read any more" in capsys.readouterr().out
+
+
+def test_looking_at_pictures_shows_how_far_it_has_come(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("host.logs.HEARTBEAT_SECONDS", -1.0)
+    monkeypatch.setattr("host.logs.Screen.alive", lambda *_: nullcontext())
+    assert train(write_job(tmp_path), "--check") == 0
+    assert "4 of 5 pictures looked at" in capsys.readouterr().out
+
+
+def test_folders_of_any_name_train(tmp_path, capsys):
+    folder = tmp_path / "T\u00e9st \u65e5\u672c \U0001f408 folder"
+    job = write_job(folder, max_train_steps=1)
+    for path in list((folder / "pictures").glob("picture_1.*")):
+        path.rename(path.with_name(f"\u732b \u2764 it's #1{path.suffix}"))
+    assert train(job) == 0
+    assert (folder / "cached" / "\u732b \u2764 it's #1_0064x0064_toy.safetensors").is_file()
 
 
 def test_pictures_that_cannot_be_read_are_left_out_of_the_run_when_asked(tmp_path, capsys):

@@ -26,11 +26,6 @@ def job(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def what_is_not_built_yet_may_be_asked_for(monkeypatch):
-    monkeypatch.setattr("host.check.NOT_YET", {}, raising=False)
-
-
 def smaller(name):
     """Return the flags that a tiny model and a short test need, as far as the preset has their settings."""
     words = read_toml(FOLDER / f"{name}.toml").document

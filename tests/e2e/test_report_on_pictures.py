@@ -88,3 +88,32 @@ def test_a_report_that_cannot_be_written_stops_no_training(job, tmp_path, monkey
     (told,) = [line for line in lines_of(capsys.readouterr().out, "note") if "no report" in line]
     assert told.startswith(f"no report on the pictures was written: {str(failure).splitlines()[0]}")
     assert (tmp_path / "out" / "lora.safetensors").exists()
+
+
+def test_a_second_check_of_thirty_pictures_measures_and_draws_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(30):
+        Image.fromarray(scene(number, place=number, width=96, height=72)).save(folder / f"p{number}.png")
+        (folder / f"p{number}.txt").write_text(f"number {number}")
+    job = write_job(tmp_path, pictures=folder)
+    assert train(job, "--check") == 0
+    first = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def never(*_, **__):
+        raise AssertionError("looked at again")
+
+    monkeypatch.setattr("dataset.facts.decode", never)
+    monkeypatch.setattr("host.contact_sheets.draw_sheet", never)
+    assert train(job, "--check") == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
+
+
+def test_the_line_to_paste_is_obeyed(job, tmp_path):
+    assert train(job, "--check") == 0
+    (finding,) = [one for one in report_of(tmp_path)["findings"] if one["kind"] == "near_duplicates"]
+    job.write_text(job.read_text().replace("[[datasets]]", f"[[datasets]]\n{finding['paste'][0]}"))
+    assert train(job, "--check") == 0
+    report = report_of(tmp_path)
+    assert [picture["file"] for picture in report["pictures"]] == ["p0.png", "p1.png", "p2.png"]
+    assert report["near_duplicates"] == []

@@ -134,6 +134,15 @@ def test_a_profile_that_says_srgb_changes_no_pixel(tmp_path):
     assert np.array_equal(picture.pixels, pixels)
 
 
+def test_a_profile_that_is_srgb_but_for_its_rounding_changes_no_pixel(tmp_path):
+    almost = SRGB_PROFILE.replace(b"\x00\x02\x66\x66", b"\x00\x02\x63\x00")  # a gamma of 2.387, not 2.4
+    farther = SRGB_PROFILE.replace(b"\x00\x02\x66\x66", b"\x00\x02\x40\x00")  # 2.25
+    pixels = noise(16, 16)
+    assert np.array_equal(read(tmp_path, encoded(Image.fromarray(pixels), icc_profile=almost)).pixels, pixels)
+    moved = read(tmp_path, encoded(Image.fromarray(pixels), icc_profile=farther)).pixels
+    assert np.abs(moved.astype(int) - pixels).max() > 2
+
+
 def test_a_profile_of_grey_is_followed(tmp_path):
     # A gamma of 1: light of one half is 188 in sRGB.
     assert pixel(tmp_path, encoded(one("L", 128), icc_profile=grey_profile(1.0))) == [188, 188, 188]

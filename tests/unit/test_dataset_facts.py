@@ -41,10 +41,11 @@ def decoded(monkeypatch):
     return paths
 
 
-def half_mask(item):
-    mask = np.zeros(item.bucket, np.uint8)
-    mask[:, : item.bucket.width // 4] = 255
-    return mask
+def save_mask(path, white):
+    """Save a mask that is white in the first ``white`` of 240 rows."""
+    levels = np.zeros((240, 320), np.uint8)
+    levels[:white] = 255
+    Image.fromarray(levels).save(path)
 
 
 def test_facts_are_those_of_the_fitted_picture_and_the_hash_that_of_the_whole_one(pictures):
@@ -70,15 +71,15 @@ def test_facts_of_another_bucket_or_mask_are_measured_again(pictures, decoded, t
     facts = measure([item])[item]
     other = replace(item, bucket=Size(64, 64))
     assert measure([other], known={other: facts})[other].bucket == Size(64, 64)
-    (tmp_path / "mask.png").write_bytes(b"one")
+    save_mask(tmp_path / "mask.png", 60)
     masked = replace(item, mask_path=tmp_path / "mask.png")
-    first = measure([masked], known={masked: facts}, mask_of=half_mask)
+    first = measure([masked], known={masked: facts})
     assert first[masked].mask_share == 0.25
     assert len(decoded) == 3
-    assert measure([masked], known=first, mask_of=half_mask) == first
+    assert measure([masked], known=first) == first
     assert len(decoded) == 3
-    (tmp_path / "mask.png").write_bytes(b"two")
-    measure([masked], known=first, mask_of=half_mask)
+    save_mask(tmp_path / "mask.png", 120)
+    assert measure([masked], known=first)[masked].mask_share == 0.5
     assert len(decoded) == 4
 
 
@@ -106,4 +107,15 @@ def test_a_picture_that_went_bad_since_it_was_looked_at_is_named(pictures):
     with pytest.raises(ProblemsFound) as found:
         measure(pictures)
     (problem,) = found.value.problems
-    assert f"The picture {pictures[1].image_path} has 0 bytes" in problem.what
+    assert f"{pictures[1].image_path} has 0 bytes" in problem.what
+
+
+def test_a_mask_that_went_bad_is_named_and_an_alpha_channel_is_a_mask(pictures, tmp_path):
+    item, other, _ = pictures
+    Image.fromarray(np.full((240, 320, 4), 51, np.uint8)).save(item.image_path)
+    own = replace(item, mask_path=item.image_path)
+    assert measure([own])[own].mask_share == 0.2
+    masked = replace(other, mask_path=tmp_path / "mask.png")
+    masked.mask_path.write_bytes(b"no picture")
+    with pytest.raises(ProblemsFound, match=r"mask\.png is not an image"):
+        measure([masked])

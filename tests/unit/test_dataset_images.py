@@ -101,7 +101,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
 def test_a_picture_of_a_kind_that_is_not_read_is_told_by_its_kind(tmp_path, content, kind):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(UnreadablePicture) as found:
-        decode(tmp_path / "a.jpg")
+        read_picture(tmp_path / "a.jpg")
     assert found.value.kind == kind
     assert str(found.value) == f"is a picture of a kind that is not read ({kind})"
 
@@ -119,13 +119,13 @@ def test_a_picture_of_a_kind_that_is_not_read_is_told_by_its_kind(tmp_path, cont
 def test_a_file_that_cannot_be_read_is_told_why(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadablePicture, match=says) as found:
-        decode(tmp_path / name)
+        read_picture(tmp_path / name)
     assert found.value.kind is None
 
 
 def test_a_file_that_is_not_there_is_told_so(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        decode(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"^does not exist"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_a_file_that_may_not_be_read_is_told_so(tmp_path, monkeypatch):
@@ -138,14 +138,20 @@ def test_a_file_that_may_not_be_read_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr("dataset.images.Image.open", refuse)
     with pytest.raises(ValueError, match=r"^cannot be opened \(Permission denied\)$"):
-        decode(path)
+        read_picture(path)
+
+
+def test_a_picture_that_is_no_longer_sound_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ProblemsFound, match=r"E10 The picture .*a\.png .* any more: it has 0 bytes"):
+        decode(tmp_path / "a.png")
 
 
 def test_a_picture_of_far_too_many_pixels_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     (tmp_path / "a.png").write_bytes(encoded(as_picture(noise(8, 8))))
     with pytest.raises(ValueError, match="too many pixels"):
-        decode(tmp_path / "a.png")
+        read_picture(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("image", "bucket", "resized", "offset"), CROPS)

@@ -8,7 +8,8 @@ import pytest
 from flux_headers import AUTOENCODER, CLIP, DEV, T5, header_of
 
 from dataset.buckets import Size
-from host.memory_estimate import DEVICE_ALLOWANCE, Estimator, Scene
+from host.memory_estimate import DEVICE_ALLOWANCE, HOST_ALLOWANCE, Estimator, Scene
+from host.memory_model import saving_bytes
 from host.memory_settings import MemorySettings, parse_bytes
 from host.model_files import ModelFiles
 from host.planner import Budget, phase_lines, plan_memory, refuse_too_little, suggestion
@@ -39,7 +40,7 @@ HEADERS = {
 
 @pytest.fixture(scope="module")
 def estimator():
-    parts = {name: FLUX.identify(header) for name, header in HEADERS.items()}
+    parts = {name: part for name, header in HEADERS.items() if (part := FLUX.identify(header))}
     files = ModelFiles(paths={}, parts=parts, variant=FLUX.default_variant, notes=(), headers=HEADERS)
     return Estimator(FLUX, files)
 
@@ -101,7 +102,9 @@ def test_nothing_faster_would_fit(estimator, card, side):
     recomputes, waiting = way(plan)
     if plan.fits and recomputes:
         faster = settings(gradient_checkpointing=waiting > 0, blocks_to_swap=max(0, waiting - 1))
-        tried = plan_memory(estimator, faster, scene(side), unset=(), budget=Budget(device=card * 10**9))
+        tried = plan_memory(
+            estimator, faster, scene(side), unset=frozenset(), budget=Budget(device=card * 10**9)
+        )
         assert not tried.fits
 
 
@@ -121,10 +124,12 @@ def test_a_larger_card_never_waits_for_more_and_larger_pictures_never_for_less(e
 
 
 def test_what_is_set_is_obeyed(estimator):
-    plan = planned(estimator, 80, 512, unset=(), gradient_checkpointing=True, blocks_to_swap=7)
+    plan = planned(estimator, 80, 512, unset=frozenset(), gradient_checkpointing=True, blocks_to_swap=7)
     assert way(plan) == (True, 7)
     assert plan.chosen == plan.reasons == ()
-    assert way(planned(estimator, 24, 512, unset={"gradient_checkpointing"}, blocks_to_swap=30)) == (True, 30)
+    assert way(
+        planned(estimator, 24, 512, unset=frozenset({"gradient_checkpointing"}), blocks_to_swap=30)
+    ) == (True, 30)
 
 
 def test_a_choice_is_told_with_its_reason(estimator):
@@ -162,7 +167,12 @@ def refusal(estimator, where, *, card, unset=UNSET, **given):
 
 def test_too_little_is_refused_with_what_is_needed_and_the_two_smallest_changes(estimator):
     said = refusal(
-        estimator, scene(1024, batch=4), card=24, unset=(), gradient_checkpointing=False, blocks_to_swap=0
+        estimator,
+        scene(1024, batch=4),
+        card=24,
+        unset=frozenset(),
+        gradient_checkpointing=False,
+        blocks_to_swap=0,
     )
     lines = [line.strip() for line in said.splitlines()]
     assert lines[0] == "E22 This run does not fit on this machine."
@@ -176,7 +186,9 @@ def test_too_little_is_refused_with_what_is_needed_and_the_two_smallest_changes(
 
 
 def test_a_single_change_is_preferred_to_two(estimator):
-    said = refusal(estimator, scene(1024), card=16, unset=(), gradient_checkpointing=True, blocks_to_swap=30)
+    said = refusal(
+        estimator, scene(1024), card=16, unset=frozenset(), gradient_checkpointing=True, blocks_to_swap=30
+    )
     assert said.splitlines()[5].strip().startswith("blocks_to_swap = 41   -> 1")
     assert said.splitlines()[6].strip().startswith("fp8_base = true and fp8_scaled = true   -> ")
 
@@ -208,12 +220,16 @@ def test_blocks_do_not_wait_where_main_memory_is_too_small_for_them(estimator):
 
 def test_every_phase_is_told_on_a_line(estimator):
     where = scene(1024, samples=[Size(1024, 768)], encodes_text=True, encodes_pictures=True)
-    plan = plan_memory(estimator, settings(), where, unset=(), budget=Budget(device=None))
+    plan = plan_memory(estimator, settings(), where, unset=frozenset(), budget=Budget(device=None))
     found = [line.partition(":")[0] for line in phase_lines(plan)]
     assert found == ["text", "latents", "training", "samples", "saving"]
     assert phase_lines(plan)[0].startswith("text: 10.4 GB on the device, 3.6 GB in main memory (one caption")
     cpu = plan_memory(
-        estimator, settings(), replace(where, device_type="cpu"), unset=(), budget=Budget(device=None)
+        estimator,
+        settings(),
+        replace(where, device_type="cpu"),
+        unset=frozenset(),
+        budget=Budget(device=None),
     )
     assert all(phase.device == 0 for phase in cpu.phases)
     assert cpu.phases[2].host > plan.phases[2].device - DEVICE_ALLOWANCE
@@ -223,6 +239,29 @@ def test_a_plan_takes_little_time(estimator):
     began = time.process_time()
     planned(estimator, 8, 1024, unset=UNSET, network_dim=24)
     assert time.process_time() - began < 5
+
+
+WEIGHTS = {
+    # As docs/memory.md has them: settings, blocks that wait -> GB on the card, GB in main memory.
+    ((), 0): (23.8, 0.0),
+    ((), 25): (17.3, 7.1),
+    ((), 57): (1.5, 23.7),
+    (("fp8_base",), 0): (12.0, 0.0),
+    (("fp8_base",), 57): (0.8, 11.8),
+    (("fp8_base", "fp8_scaled"), 0): (15.7, 0.0),
+    (("fp8_base", "fp8_scaled"), 38): (9.4, 6.7),
+    (("fp8_base", "fp8_scaled"), 57): (1.1, 15.6),
+}
+
+
+@pytest.mark.parametrize(("names", "waiting"), WEIGHTS)
+def test_the_weights_lie_where_the_page_on_memory_says(estimator, names, waiting):
+    chosen = settings(blocks_to_swap=waiting, network_dim=1, **dict.fromkeys(names, True))
+    saving = estimator.phases(chosen, scene(512))[-1]
+    lora = 3_502_080 * (4 + 2 * (1 + 4 / 256))
+    on_card = saving.device - DEVICE_ALLOWANCE - lora
+    in_main = saving.host - HOST_ALLOWANCE - saving_bytes(3_502_080, itemsize=2)
+    assert (round(on_card / 1e9, 1), round(in_main / 1e9, 1)) == WEIGHTS[names, waiting]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from host.placement import Skeleton
 from host.prepare import ModelSettings
 from host.quantization import FrozenWeight
 from host.registry import find_architecture
-from host.ring import Mover
+from host.ring import Direction, Mover, Visit
 from host.streaming import SLOTS, Shelf, Streamer, blocks_to_stream, open_shelf
 from networks.linears import StoredLinear
 from networks.lora import attach
@@ -214,6 +214,29 @@ def test_between_two_uses_the_weights_of_a_block_cannot_be_read(tiny, tmp_path):
     loss.backward()
     with pytest.raises(AssertionError, match="while it is away"):
         frozen.transformer.double_blocks[1].img_mlp[0].base(torch.zeros(1, 128, dtype=torch.bfloat16))
+
+
+def test_a_block_that_did_not_say_it_was_done_is_away_when_the_next_one_is_there(tiny, tmp_path):
+    streamer = load(tiny, tmp_path, blocks_to_swap=2).streamer
+    first, second = ([weight for weight, _ in spans] for spans in streamer.shelf.spans)
+    streamer.enter(Visit(0, Direction.FORWARD), training=True)
+    assert all(weight.parts for weight in first)
+    streamer.enter(Visit(1, Direction.FORWARD), training=True)
+    assert all(weight.parts is None for weight in first)
+    assert all(weight.parts for weight in second)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
+def test_a_buffer_is_free_as_soon_as_the_backward_pass_has_left_its_block(tiny, tmp_path, checkpointed):
+    """So that the next copy runs beside the blocks that stay, and not after them."""
+    frozen = load(tiny, tmp_path, blocks_to_swap=1)
+    with_lora(frozen, checkpointed=checkpointed)
+    before = frozen.transformer.get_submodule("single_blocks.0")
+    held = []
+    before.register_full_backward_pre_hook(lambda *_: held.append(frozen.streamer.ring.held))
+    velocity(frozen).square().mean().backward()
+    assert frozen.streamer.shelf.paths == ("single_blocks.2",)
+    assert held == [None]
 
 
 def test_what_enters_and_leaves_a_block_is_as_without_streaming(tiny, tmp_path):
