@@ -54,7 +54,7 @@ def fit_to_memory(job: Job, *, device: torch.device, texts: Sequence[TextEntry])
     note = suggestion(estimator, plan, scene, unset=unset, budget=budget)
     return Fitted(
         job=replace(job, config=with_plan(job.config, plan)),
-        lines=(*phase_lines(plan), *plan.reasons),
+        lines=(*phase_lines(plan), *([plan.reason] if plan.reason else [])),
         notes=(note,) if note else (),
     )
 

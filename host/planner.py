@@ -40,8 +40,8 @@ class Plan:
     phases: tuple[PhaseBytes, ...]
     chosen: tuple[str, ...]
     """Names of the settings that were unset and have another value now."""
-    reasons: tuple[str, ...]
-    """What was chosen and why, one sentence each."""
+    reason: str
+    """What was chosen and why; empty when nothing was to be chosen."""
     fits: bool
 
 
@@ -63,14 +63,21 @@ def plan_memory(
         return all(budget.holds(phase) for phase in phases)
 
     # The first way is the fastest and the last takes least: where both are too much, so is all between.
-    least = phases_of(ways[-1])
+    fastest, least = phases_of(ways[0]), phases_of(ways[-1])
     for model in ways:
         phases = phases_of(model)
         if fits(phases):
-            return _plan(settings, model, phases, unset, budget=budget)
+            names = [name for name in CHOSEN_HERE if name in unset]
+            return Plan(
+                settings=replace(settings, model=model),
+                phases=phases,
+                chosen=tuple(name for name in names if getattr(model, name) != getattr(settings.model, name)),
+                reason=_reason(model, phases, names=names, budget=budget, fastest=fastest),
+                fits=True,
+            )
         if not fits(least):
             break
-    return Plan(settings=replace(settings, model=ways[-1]), phases=least, chosen=(), reasons=(), fits=False)
+    return Plan(settings=replace(settings, model=ways[-1]), phases=least, chosen=(), reason="", fits=False)
 
 
 def _ways(estimator: Estimator, model: ModelSettings, unset: Collection[str]) -> Iterator[ModelSettings]:
@@ -83,27 +90,21 @@ def _ways(estimator: Estimator, model: ModelSettings, unset: Collection[str]) ->
         yield replace(model, gradient_checkpointing=recompute[-1], blocks_to_swap=blocks)
 
 
-def _plan(
-    settings: RunSettings,
+def _reason(
     model: ModelSettings,
-    phases: tuple[PhaseBytes, ...],
-    unset: Collection[str],
+    phases: Sequence[PhaseBytes],
     *,
+    names: Sequence[str],
     budget: Budget,
-) -> Plan:
-    names = [name for name in CHOSEN_HERE if name in unset]
-    chosen = tuple(name for name in names if getattr(model, name) != getattr(settings.model, name))
-    most = gigabytes(max(phase.device for phase in phases))
-    room = gigabytes(budget.device or 0)
-    reasons = tuple(
-        f"{name} = {as_toml(getattr(model, name))} was chosen, as it is not set: the fastest that fits "
-        f"{room} ({most} are needed)"
-        for name in names
-        if budget.device is not None
-    )
-    return Plan(
-        settings=replace(settings, model=model), phases=phases, chosen=chosen, reasons=reasons, fits=True
-    )
+    fastest: Sequence[PhaseBytes],
+) -> str:
+    if budget.device is None or not names:
+        return ""
+    what = ", ".join(f"{name} = {as_toml(getattr(model, name))}" for name in names)
+    need, most = (max(phase.device for phase in found) for found in (phases, fastest))
+    other = "" if need == most else f"; the fastest way of all would need {gigabytes(most)}"
+    room = gigabytes(budget.device)
+    return f"chosen, as not set: {what}: the fastest way that fits {room} ({gigabytes(need)} needed{other})"
 
 
 def suggestion(

@@ -27,8 +27,8 @@ class MemoryEstimate:
     phases: tuple[PhaseBytes, ...]
     """Bytes on the device and in main memory, in the order the phases run."""
     fits: bool
-    chosen: tuple[str, ...]
-    """What the planner chose for settings that are not set, one sentence each."""
+    chosen: str
+    """What the planner chose for settings that are not set, and why; empty when it chose nothing."""
     changes: tuple[str, ...]
     """The two smallest changes that would make it fit; empty when it fits."""
 
@@ -66,7 +66,7 @@ def estimate_memory(
     return MemoryEstimate(
         phases=plan.phases,
         fits=plan.fits,
-        chosen=plan.reasons,
+        chosen=plan.reason,
         changes=tuple(" and ".join(change.lines) for change, _ in found),
     )
 

@@ -52,6 +52,7 @@ def test_the_peak_of_reading_a_caption_is_calculated_within_five_percent():
 
 
 def text_bytes(settings, **headers):
+    assert FACTS is not None
     return FACTS.text_encoders(headers, SimpleNamespace(**settings)).weights
 
 
@@ -71,6 +72,7 @@ def test_clip_is_kept_in_the_files_precision():
 
 
 def test_the_autoencoder_of_every_flux_takes_a_third_of_a_gigabyte():
+    assert FACTS is not None
     found = FACTS.autoencoder(header_of(AUTOENCODER, dtype="F32"))(1024, 1024)
     assert found.weights == 83_819_683 * 4
     assert found.encode == 5 * 128 * 1024**2 * 4

@@ -79,8 +79,8 @@ def in_eight_bit(flux, scaled):
 
 
 def all_tensors(flux):
-    stored = [m.weight.parts for m in flux.modules() if isinstance(m, StoredLinear)]
-    return [*flux.parameters(), *(part for parts in stored for part in parts)]
+    stored: list[Any] = [m.weight for m in flux.modules() if isinstance(m, StoredLinear)]
+    return [*flux.parameters(), *(part for weight in stored for part in weight.parts)]
 
 
 def training_step(
@@ -111,7 +111,7 @@ def training_step(
         fit=FitSettings(),
         device=torch.device("cpu"),
     )
-    inputs = one_batch(batch, *size, dtype)
+    inputs = one_batch(batch, size[0], size[1], dtype)
     trained = {id(parameter) for parameter in adapter.parameters()}
     frozen = sum(tensor.nbytes for tensor in all_tensors(flux) if id(tensor) not in trained)
     with Allocations(*all_tensors(flux)) as counted:
