@@ -82,10 +82,9 @@ class Replay:
             self.ledger.hold(**{name: size})
 
     def modulate(self, stream: Stream, result: str) -> None:
-        """Tokens normalised, scaled, shifted: two of the three at a time."""
-        size = self.state(stream)
-        if self.modulated:
-            self.keep(f"{result} plain", size)
+        """Tokens normalised (mean and deviation are kept), scaled, shifted: two of the three at a time."""
+        size, moments = self.state(stream), 2 * stream.rows * FLOAT32
+        self.keep(f"{result} plain", moments + (size if self.modulated else 0))
         self.ledger.touch(2 * size)
         self.ledger.hold(**{result: size})
 

@@ -1,5 +1,6 @@
 """Bytes of a FLUX.1 step as calculated, against a real step whose every allocation is counted."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,9 +44,9 @@ SMALL = FluxParams(
 )
 
 
-def model(dtype):
+def model(dtype, params=SMALL):
     torch.manual_seed(0)
-    flux = Flux(SMALL).to(dtype).requires_grad_(False)
+    flux = Flux(params).to(dtype).requires_grad_(False)
     for parameter in flux.parameters():
         parameter.normal_(std=0.02)
     return flux
@@ -93,9 +94,10 @@ def training_step(
     preset="token_linears",
     fp8="",
     batches=1,
+    params=SMALL,
 ):
     """Return what a real step held at most beside the frozen weights, and what was calculated."""
-    flux = model(dtype)
+    flux = model(dtype, params)
     linears = linears_of(flux)
     widened = in_eight_bit(flux, scaled=fp8 == "scaled") if fp8 else {}
     paths = select_linears(flux, preset=FLUX_DEV.adapter_layout.presets[preset])
@@ -104,7 +106,7 @@ def training_step(
         checkpoint_blocks(FLUX_DEV.blocks(flux))
     objective = Objective(
         architecture=FLUX_DEV,
-        variant=variant_of(SMALL),
+        variant=variant_of(params),
         transformer=flux,
         adapter=adapter,
         noise=NoiseSettings(),
@@ -133,7 +135,7 @@ def training_step(
         accumulates=batches > 1,
     )
     return SimpleNamespace(
-        counted=counted.peak - frozen, calculated=training_peak(step_of(SMALL, work), told)
+        counted=counted.peak - frozen, calculated=training_peak(step_of(params, work), told)
     )
 
 
@@ -148,26 +150,35 @@ MATRIX = [
 @pytest.mark.parametrize(("checkpointing", "fp8", "rank", "batch", "size"), MATRIX)
 def test_the_peak_of_a_training_step_is_calculated_within_five_percent(checkpointing, fp8, rank, batch, size):
     step = training_step(checkpointing=checkpointing, fp8=fp8, rank=rank, batch=batch, size=size)
-    assert step.calculated == pytest.approx(step.counted, rel=0.05)
+    assert step.counted <= step.calculated <= 1.05 * step.counted
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("preset", list(FLUX_DEV.adapter_layout.presets))
 def test_it_is_calculated_for_every_preset(preset, checkpointing):
     step = training_step(checkpointing=checkpointing, preset=preset)
-    assert step.calculated == pytest.approx(step.counted, rel=0.05)
+    assert step.counted <= step.calculated <= 1.05 * step.counted
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(("double", "single"), [(3, 0), (0, 3)])
+def test_each_kind_of_block_is_calculated_by_itself(double, single, checkpointing):
+    params = replace(SMALL, depth=double, depth_single_blocks=single)
+    preset = "double_blocks" if double else "single_blocks"
+    step = training_step(checkpointing=checkpointing, params=params, preset=preset)
+    assert step.counted <= step.calculated <= 1.05 * step.counted
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_it_is_calculated_for_float32(checkpointing):
     step = training_step(checkpointing=checkpointing, dtype=torch.float32)
-    assert step.calculated == pytest.approx(step.counted, rel=0.05)
+    assert step.counted <= step.calculated <= 1.05 * step.counted
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_gradients_of_an_earlier_batch_of_the_step_are_counted(checkpointing):
     step = training_step(checkpointing=checkpointing, rank=128, batches=2)
-    assert step.calculated == pytest.approx(step.counted, rel=0.05)
+    assert step.counted <= step.calculated <= 1.05 * step.counted
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
