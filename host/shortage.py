@@ -30,9 +30,9 @@ def during(phase: str, *, what: str = "") -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         about = f" ({what})" if what else ""
-        where = "GPU" if isinstance(error, torch.OutOfMemoryError) else "main"
+        where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "main memory"
         raise MachineError.of(
-            f"out of {where} memory while {phase}{about}{_short(str(error))}.",
+            f"out of memory ({where}) while {phase}{about}{_short(str(error))}.",
             f"{REMEDIES[phase]}\nClose what else uses the memory; nothing that was saved is lost.",
             code="E22",
         ) from error

@@ -22,14 +22,14 @@ def test_it_names_phase_bucket_what_was_short_and_what_to_change():
     found = shortage(torch.OutOfMemoryError(MESSAGE), what="step 3, latents 2x16x128x128")
     assert found.exit_code == 4
     assert str(found).startswith(
-        "E22 out of GPU memory while training (step 3, latents 2x16x128x128): "
+        "E22 out of memory (the GPU) while training (step 3, latents 2x16x128x128): "
         "1.40 GB short (2.68 GB asked for).\n"
     )
     assert "batch_size = 1" in str(found)
 
 
 def test_without_numbers_in_the_message_none_are_told():
-    assert str(shortage(MemoryError())).startswith("E22 out of main memory while training.\n")
+    assert str(shortage(MemoryError())).startswith("E22 out of memory (main memory) while training.\n")
 
 
 @pytest.mark.parametrize("phase", REMEDIES)
