@@ -16,7 +16,7 @@ from dataset.folders import counted, is_picture
 from dataset.found_captions import Source
 from dataset.mask_rules import WHOLE_IMAGE
 from dataset.masks import decode_mask
-from dataset.problems import Problem, name_some
+from dataset.problems import Problem, ProblemsFound, name_some
 
 MOST_LINES = 20
 """Unusable masks that are listed one by one."""
@@ -36,13 +36,29 @@ USABLE = (Kind.GOOD, Kind.WHITE, Kind.BLACK)
 
 
 def without_masks(pictures: Sequence[Path], config: DatasetConfig) -> tuple[Path, ...]:
-    """Return those among the ``pictures`` of a folder that are no masks of others."""
-    suffix, masks, folder = config.mask_suffix, config.mask_directory, config.image_directory
-    if suffix is not None:
-        return tuple(picture for picture in pictures if not picture.stem.endswith(suffix))
+    """Return those among the ``pictures`` of a folder that are no masks of others.
+
+    Raises ``ProblemsFound`` when none is left.
+    """
+    kept = tuple(picture for picture in pictures if not _is_mask(picture, config))
+    if pictures and not kept:
+        what = (
+            f"All {len(pictures)} pictures in {config.source} are masks, by the name of their file or folder."
+        )
+        remedy = (
+            "Correct mask_suffix or mask_directory: they name the masks, and the other pictures are learnt."
+        )
+        raise ProblemsFound([Problem(code="E14", what=what, remedy=remedy)])
+    return kept
+
+
+def _is_mask(picture: Path, config: DatasetConfig) -> bool:
+    masks, folder = config.mask_directory, config.image_directory
+    if config.mask_suffix is not None:
+        return picture.stem.endswith(config.mask_suffix)
     if masks is None or folder is None or folder.resolve() not in masks.resolve().parents:
-        return tuple(pictures)
-    return tuple(picture for picture in pictures if masks.resolve() not in picture.resolve().parents)
+        return False
+    return masks.resolve() in picture.resolve().parents
 
 
 def find_masks(
@@ -159,7 +175,9 @@ def _name_of_mask(picture: Path, config: DatasetConfig) -> Path:
     if config.mask_directory is None:
         return picture.with_name(f"{picture.stem}{config.mask_suffix}")
     folder = config.image_directory
-    inner = picture.parent.relative_to(folder) if folder is not None else Path()
+    # A list of pictures may name some that lie elsewhere.
+    inside = folder is not None and picture.is_relative_to(folder)
+    inner = picture.parent.relative_to(folder) if folder is not None and inside else Path()
     return config.mask_directory / inner / picture.stem
 
 

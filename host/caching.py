@@ -1,7 +1,6 @@
 """Drives a plugin's encoders over a dataset; resumable, and what is sound stays."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,11 @@ from dataset.cache import (
     text_cache_path,
     unused_entries,
     write_latents,
-    write_text,
 )
 from dataset.images import decode, fit_to_bucket, to_pixels
 from dataset.masks import decode_mask, latent_mask
 from dataset.scan import Item
-from dataset.text_entries import find_texts, folders_of_texts
+from dataset.text_entries import folders_of_texts
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
@@ -108,7 +106,7 @@ def cache_latents(
     due: list[tuple[Item, dict[str, str]]] = []
     for item in screen.watch(items, what="pictures compared with their cache"):
         fingerprint = latent_fingerprint(item, encoder=encoder.fingerprint)
-        if _is_due(
+        if is_due(
             item.latent_cache, item.key, count=count, architecture=architecture, fingerprint=fingerprint
         ):
             due.append((item, fingerprint))
@@ -117,7 +115,7 @@ def cache_latents(
     with screen.alive("loading the autoencoder"):
         autoencoder = encoder.load()
     for item, fingerprint in screen.watch(due, what="pictures encoded"):
-        _stop_if(stopping)
+        stop_if(stopping)
         pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
         latents = _encode(autoencoder, pixels)
         beside = {MIRRORED: _encode(autoencoder, pixels.flip(-1))} if item.flip else {}
@@ -147,84 +145,6 @@ def _mask(item: Item, latents: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
     return {MASK: latent_mask(levels, bucket=item.bucket, latents=(height, width))}
 
 
-def cache_texts(
-    entries: Sequence[TextEntry],
-    *,
-    encoder: Encoder[TextEncoders],
-    screen: Screen,
-    stopping: Callable[[], bool],
-) -> CacheCount:
-    """Encode every text whose cached encoding is missing or no longer right: once, however many need it."""
-    architecture = encoder.architecture
-    count = CacheCount()
-    due: dict[str, list[TextEntry]] = defaultdict(list)
-    sound: dict[str, Path] = {}
-    for entry in screen.watch(entries, what="texts compared with their cache"):
-        fingerprint = text_fingerprint(entry.text, encoder=encoder)
-        if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
-            due[entry.text].append(entry)
-        else:
-            sound[entry.text] = entry.path
-    sources = {**_texts_elsewhere(due, encoder=encoder), **sound} if due else {}
-    for text in [text for text in due if text in sources]:
-        _write_copies(due.pop(text), read_text(sources[text]), encoder=encoder)
-        count.copied += 1
-    if due:
-        _encode_texts(due, encoder=encoder, screen=screen, stopping=stopping)
-    return count
-
-
-def _texts_elsewhere(
-    due: Mapping[str, Sequence[TextEntry]], *, encoder: Encoder[TextEncoders]
-) -> dict[str, Path]:
-    """Return text -> sound entry for those that lie in the same caches under another name."""
-    paths = {entry.path for entries in due.values() for entry in entries}
-    found = find_texts(
-        folders_of_texts(paths),
-        code=encoder.architecture.code,
-        fingerprint=text_fingerprint("", encoder=encoder),
-        besides=paths,
-    )
-    hashes = {text: text_fingerprint(text, encoder=encoder)["caption"] for text in due}
-    return {text: found[digest] for text, digest in hashes.items() if digest in found}
-
-
-def _encode_texts(
-    due: Mapping[str, Sequence[TextEntry]],
-    *,
-    encoder: Encoder[TextEncoders],
-    screen: Screen,
-    stopping: Callable[[], bool],
-) -> None:
-    with screen.alive("loading the text encoders"):
-        encoders = encoder.load()
-    if encoder.architecture.find_tokenizers is None:
-        tell_overflow(encoders.caption_overflow(list(due)), screen)
-    for text in screen.watch(list(due), what="texts encoded"):
-        _stop_if(stopping)
-        with torch.no_grad():
-            encoded = encoders.encode([text])
-        tensors = {
-            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
-            for name, spec in encoder.variant.conditioning.items()
-        }
-        _write_copies(due[text], tensors, encoder=encoder)
-
-
-def _write_copies(
-    entries: Sequence[TextEntry], tensors: Mapping[str, Tensor], *, encoder: Encoder[TextEncoders]
-) -> None:
-    """Write one encoding under every name that it is looked for."""
-    for entry in entries:
-        write_text(
-            entry.path,
-            tensors,
-            architecture=encoder.architecture.full_name,
-            caption=entry.text,
-            fingerprint=text_fingerprint(entry.text, encoder=encoder),
-        )
-
-
 def tidy(
     items: Sequence[Item], prompts: Sequence[TextEntry], *, code: str, clean: bool, screen: Screen
 ) -> None:
@@ -248,14 +168,6 @@ def tidy(
         screen.say(
             "cache", f"{len(unused)} unused entries ({size:.1f} MB): {names}; --clean_cache deletes them"
         )
-
-
-def tell_overflow(notes: Sequence[str], screen: Screen) -> None:
-    """Print the first notes on captions that are too long, and how many more there are."""
-    for note in notes[:3]:
-        screen.say("note", note)
-    if len(notes) > 3:
-        screen.say("note", f"{len(notes) - 3} more captions are longer than an encoder reads")
 
 
 def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
@@ -318,9 +230,10 @@ def cache_names(variant: Variant) -> dict[str, str]:
     return {spec.cache_name: name for name, spec in variant.conditioning.items()}
 
 
-def _is_due(
+def is_due(
     path: Path, key: str, *, count: CacheCount, architecture: Architecture, fingerprint: Mapping[str, str]
 ) -> bool:
+    """Return whether the entry at ``path`` is to be made, and count what was found."""
     verdict = judge(path, architecture=architecture.full_name, fingerprint=fingerprint)
     if verdict.kind == "sound":
         count.sound += 1
@@ -337,6 +250,7 @@ def _is_due(
     return True
 
 
-def _stop_if(stopping: Callable[[], bool]) -> None:
+def stop_if(stopping: Callable[[], bool]) -> None:
+    """Raise ``StoppedByUser`` when the user asked for it."""
     if stopping():
         raise StoppedByUser("while caching; what was cached stays")

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from dataset.scan import Item
-from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts, tidy
+from host.caching import CacheCount, Encoder, TextEntry, cache_latents, tidy
 from host.config import Config
 from host.fingerprints import fingerprint_of
 from host.logs import Screen
 from host.model_files import ModelFiles
 from host.prepare import release_memory
 from host.setting import facts_of, path_roles
+from host.text_caching import cache_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

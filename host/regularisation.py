@@ -20,7 +20,7 @@ def check_regularisation(datasets: Sequence[DatasetConfig], *, prior_loss_weight
         remedy = (
             "Write  is_reg = true  below the [[datasets]] of regularisation pictures, or remove the line."
         )
-        return [Problem(what=what, remedy=remedy)]
+        return [Problem(what=what, remedy=remedy, setting="prior_loss_weight")]
     return []
 
 

@@ -148,7 +148,7 @@ def _progress_of(job: Job, processes: Processes) -> Progress:
 
 def _room(job: Job, start: Start, processes: Processes) -> str:
     """Return how much the run will write and what is free; refuse where that is too little."""
-    if start.kind is StartKind.FINISHED:
+    if start.kind is StartKind.FINISHED or not processes.is_main:
         return ""
     texts = [*text_entries(job.items), *_prompt_entries(job)]
     return check_space(job, texts, device_type=processes.device.type)

@@ -136,7 +136,7 @@ def test_sd_scripts_training_command_passes_when_two_values_are_replaced_as_told
     said = refused(capsys, *command)
     assert "blocks_to_swap = 18: this transformer has 6 blocks (the command line)." in said
     assert "Write a number from 0 to 6; all of them:  --blocks_to_swap 6\n" in said
-    assert len(said.splitlines()) == 2
+    assert len(said.splitlines()) == 4
 
     command[command.index("--blocks_to_swap=18")] = "--blocks_to_swap=6"
     said = checked(capsys, *command)

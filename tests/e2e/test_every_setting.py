@@ -71,7 +71,7 @@ ROWS = {
     "split_attn": Row(True, LOADING),
     "gradient_checkpointing": Row(False, LOADING),
     "disable_mmap": Row(False, LOADING),
-    "blocks_to_swap": Row(999, REFUSED),
+    "blocks_to_swap": Row(1, SCREEN),
     "fp8_base": Row(True, LOSSES),
     "fp8_scaled": Row(True, LOSSES, beside={"fp8_base": True}),
     "network_dim": Row(2, TENSORS),
@@ -135,6 +135,7 @@ ROWS = {
     "log_with": Row("tensorboard", FILES),
     "logging_dir": Row("{out}/board", FILES, beside={"log_with": "tensorboard"}),
     "log_tracker_name": Row("spots", TRACKER, beside={"log_with": "wandb"}),
+    "prior_loss_weight": Row(0.5, REFUSED),
     "dataset_config": Row("{place}/pictures.toml", REFUSED),
 }
 BY_THEMSELVES = {"overwrite", "clean_cache", "tokenizer", "tokenizer2", "text_encoder2", "fp8_t5"}
@@ -217,7 +218,7 @@ def observe(place, runs, monkeypatch, capsys):
         monkeypatch.setattr("host.check.ATTENTION_PACKAGES", {})
         monkeypatch.setattr("host.prepare.gc", SimpleNamespace(collect=lambda: None))  # half of a run's time
         monkeypatch.setattr(
-            "host.training.checkpoint_blocks", lambda blocks: loaded.update(recomputed=len(blocks))
+            "host.frozen.checkpoint_blocks", lambda blocks: loaded.update(recomputed=len(blocks))
         )
 
     return observe

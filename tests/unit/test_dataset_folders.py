@@ -94,14 +94,17 @@ def test_bad_and_foreign_pictures_are_left_out_when_asked_counted_and_named(phot
     put(photos / "b.png", PNG[:-30], caption=None)
     put(photos / "c.heic", b"", caption=None)
     put(photos / "d.jpg", encoded(as_picture(noise(8, 8)), "GIF"), caption=None)
+    put(photos / "f.psd", b"")
     (photos / "e.png").symlink_to(photos / "gone.png")
     assert sorted(p.code for p in problems_of(config(photos))) == ["E08", "E10", "E11"]
     scanned = run(config(photos, skip_unreadable=True))
     assert keys(scanned) == ["a"]
     assert f"{photos}: 1 picture" in scanned.notes
     (note,) = [note for note in scanned.notes if "left out" in note]
-    assert note.startswith(f"{photos}: 4 pictures left out, as they cannot be read: b.png (ends early")
+    assert not any("without a picture" in note for note in scanned.notes)
+    assert note.startswith(f"{photos}: 5 pictures left out, as they cannot be read: b.png (ends early")
     assert "c.heic (HEIC), d.jpg (GIF), e.png (does not exist" in note
+    assert note.endswith("f.psd (Photoshop)")
 
 
 def test_when_no_picture_can_be_read_nothing_is_trained_on(photos):

@@ -1,5 +1,7 @@
 """Masks are found, fit their pictures, or are refused by name."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -86,29 +88,47 @@ def test_masks_beside_the_pictures_are_no_pictures_themselves(photos):
 
 
 def test_masks_in_a_folder_among_the_pictures_are_no_pictures(photos):
-    from dataset.found_masks import without_masks
+    for name in ("a", "b", "c"):
+        mask(photos / "masks" / f"{name}.png")
+    found = look(photos, mask_directory=photos / "masks", recursive=True)
+    assert [item.key for item in found.items] == ["a", "b", "c"]
+    assert masks_of(found) == ["a.png", "b.png", "c.png"]
 
-    masks, own = photos / "masks", photos / "sub" / "a.png"
-    config = DatasetConfig(image_directory=photos, cache_directory=photos, mask_directory=masks)
-    assert without_masks([own, masks / "a.png", masks / "sub" / "a.png"], config) == (own,)
-    around = DatasetConfig(image_directory=photos, cache_directory=photos, mask_directory=photos.parent)
-    assert without_masks([own], around) == (own,)
+
+def test_pictures_in_a_folder_among_the_masks_are_pictures(photos):
+    for name in ("a", "b", "c"):
+        mask(photos.parent / f"{name}.png")
+    assert masks_of(look(photos, mask_directory=photos.parent)) == ["a.png", "b.png", "c.png"]
 
 
 def test_the_mask_of_a_picture_in_a_sub_folder_lies_in_the_same_sub_folder(photos, tmp_path):
-    from dataset.found_captions import Source
-    from dataset.found_masks import find_masks
+    draw(photos / "sub" / "d.png")
+    masks = tmp_path / "masks"
+    for name in ("a", "b", "c", "d"):
+        mask(masks / f"{name}.png")
+    assert "have no mask: sub/d.png" in refusal(photos, mask_directory=masks, recursive=True).what
+    (masks / "sub").mkdir()
+    (masks / "d.png").rename(masks / "sub" / "d.png")
+    found = look(photos, mask_directory=masks, recursive=True)
+    assert {item.mask_path for item in found.items} >= {masks / "a.png", masks / "sub" / "d.png"}
+    assert notes_of(found) == [f"masks: 4 of 4 found in {masks}"]
 
-    masks, picture = tmp_path / "masks", draw(photos / "sub" / "a.png")
-    mask(masks / "a.png")
-    config = DatasetConfig(image_directory=photos, cache_directory=photos, mask_directory=masks)
-    size = {picture: Size(32, 32)}
-    source = Source(config=config, pictures=(picture,))
-    assert find_masks(source, sizes=size, buckets=size) == {}
-    mask(masks / "sub" / "a.png")
-    source = Source(config=config, pictures=(picture,))
-    assert find_masks(source, sizes=size, buckets=size) == {picture: masks / "sub" / "a.png"}
-    assert source.problems == []
+
+def test_the_pictures_of_a_list_have_masks_too(photos, tmp_path):
+    lines = [{"image_path": str(photos / f"{name}.png"), "caption": "a cat"} for name in ("a", "b")]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("a", "b"):
+        mask(tmp_path / "masks" / f"{name}.png")
+        mask(photos / f"{name}_m.png")
+    from_list = {"image_directory": None, "image_jsonl_file": tmp_path / "list.jsonl"}
+    assert masks_of(look(photos, mask_directory=tmp_path / "masks", **from_list)) == ["a.png", "b.png"]
+    assert masks_of(look(photos, mask_suffix="_m", **from_list)) == ["a_m.png", "b_m.png"]
+
+
+def test_a_suffix_that_makes_every_picture_a_mask_is_refused(photos):
+    for name in ("a", "b", "c"):
+        (photos / f"{name}.png").rename(photos / f"{name}_x.png")
+    assert "All 3 pictures" in refusal(photos, mask_suffix="_x").what
 
 
 def test_the_alpha_channel_is_a_mask_and_the_colours_stay_flattened_on_white(photos):

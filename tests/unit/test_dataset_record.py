@@ -125,6 +125,19 @@ def test_a_record_that_is_broken_or_foreign_is_ignored_and_rewritten(photos, ope
     assert path.read_bytes() == sound
 
 
+@pytest.mark.parametrize("change", [("version", 2), ("width", 0), ("height", True), ("facts", None)])
+def test_a_record_that_fits_the_files_and_is_wrong_otherwise_is_not_believed(photos, opened, change):
+    look(photos)
+    path = photos.parent / "cache" / RECORD_NAME
+    document = json.loads(path.read_text())
+    name, value = change
+    (document if name == "version" else document["pictures"]["b.png"])[name] = value
+    path.write_text(json.dumps(document))
+    opened.clear()
+    look(photos)
+    assert sorted(opened) == (["a.png", "b.png", "c.png"] if name == "version" else ["b.png"])
+
+
 def test_a_record_without_news_is_not_written_again(photos):
     look(photos)
     path = photos.parent / "cache" / RECORD_NAME
@@ -174,6 +187,25 @@ def test_one_folder_in_several_datasets_is_decoded_once(photos, opened):
     opened.clear()
     scan([at(32)], code="fd", bucket_step=16)
     assert opened == []
+
+
+def test_the_facts_of_one_folder_are_kept_for_each_of_its_datasets(photos):
+    def look_at_both():
+        configs = [
+            DatasetConfig(
+                image_directory=photos, cache_directory=photos.parent / name, resolution=Size(side, side)
+            )
+            for name, side in (("small", 16), ("large", 32))
+        ]
+        return scan(configs, code="fd", bucket_step=16).records
+
+    small, large = look_at_both()
+    large.add_facts("a.png", {"sharpness": 3.0})
+    for record in (small, large):
+        record.save()
+    small, large = look_at_both()
+    assert small.facts("a.png") == {}
+    assert large.facts("a.png") == {"sharpness": 3.0}
 
 
 def test_pictures_that_cannot_be_read_are_looked_at_again(photos, opened):
