@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean, name_some
+from host.footprints import AutoencoderBytes, BlockBytes, EncoderBytes, MemoryFacts, StepBytes, Workload
 from host.headers import Header, TensorEntry, read_header
 from host.setting import setting, setting_given, setting_is
 from networks.layouts import OtherLayout
@@ -26,17 +27,23 @@ __all__ = [
     "AdapterLayout",
     "Architecture",
     "Autoencoder",
+    "AutoencoderBytes",
+    "BlockBytes",
     "ConfigError",
+    "EncoderBytes",
     "Header",
+    "MemoryFacts",
     "Part",
     "Place",
     "Problem",
     "ProblemsFound",
+    "StepBytes",
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
     "Tokenizers",
     "Variant",
+    "Workload",
     "did_you_mean",
     "name_some",
     "read_header",
@@ -297,6 +304,8 @@ class Architecture:
     With it, captions that are too long are told before a weight is read, and a tokenizer that was found
     counts among what an encoded text was made with.
     """
+    memory: MemoryFacts | None = None
+    """Optional: what the models take in memory; None lets the host estimate it from their shapes."""
     scaled_linears: Sequence[str] = (".+",)
     """Patterns (full match) of the linears that ``fp8_scaled`` covers, among those of the blocks."""
     fast_blocks: Callable[[nn.Module], Any] | None = None

@@ -33,6 +33,7 @@ from host.settings import (
     all_fields,
     all_kinds,
     assemble,
+    default_of,
     groups_with,
     resolved_values,
     without_effect,
@@ -43,6 +44,10 @@ from host.values import toml_encoder, toml_line
 
 SOURCES = ("preset", "dataset_config")
 """Settings that name files; what those say stands in the resolved configuration itself."""
+
+
+AUTO = "auto"
+"""Origin of a value that the memory planner chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,10 +245,14 @@ def resolved_toml(config: Config) -> str:
 
 
 def metadata_values(config: Config) -> dict[str, str]:
-    """Return the settings that say what was computed, as text; no paths."""
+    """Return the settings that say what was computed, as text; no paths.
+
+    What the planner chose changes no number, and would be chosen otherwise on another machine: such a
+    setting has its default here, so that the run is the same run on both.
+    """
     fields = all_fields(config.architecture.settings)
     return {
-        name: str(value)
+        name: str(default_of(fields[name]) if config.origins[name] == AUTO else value)
         for name, value in resolved_values(config.settings).items()
         if facts_of(fields[name]).in_metadata and not isinstance(value, Path)
     }

@@ -12,6 +12,7 @@ from dataset.batch import Batch
 from host.plan import MicroBatch, StepPlan, TrainingPlan
 from host.processes import Processes
 from host.setting import UsedWhen, setting, setting_is
+from host.shortage import during
 
 NO_EPOCHS = UsedWhen(
     test=lambda resolved: resolved["max_train_epochs"] is None, says="max_train_epochs is not set"
@@ -109,11 +110,12 @@ def _one_step(loop: Loop, plan: StepPlan) -> StepReport:
     size = ""
     for micro in plan.share(rank=loop.processes.rank, world=loop.processes.world):
         batch = loop.load_batch(plan, micro)
-        losses = loop.losses(batch, step=plan.step, positions=micro.positions)
-        loss = losses.sum() / plan.sample_count
-        loss.backward()
-        total += loss.detach()
         size = "x".join(str(length) for length in batch.latents.shape)
+        with during("training", what=f"step {plan.step + 1}, latents {size}"):
+            losses = loop.losses(batch, step=plan.step, positions=micro.positions)
+            loss = losses.sum() / plan.sample_count
+            loss.backward()
+        total += loss.detach()
     for parameter in loop.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

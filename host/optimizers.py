@@ -124,7 +124,7 @@ def describe(settings: OptimizerSettings, *, device: torch.device | str) -> str:
     return f"{path}({inner})" if inner else path
 
 
-def _dotted_path(optimizer_type: str, *, device: torch.device | str) -> str:
+def dotted_path(optimizer_type: str, *, device: torch.device | str) -> str:
     """The import path of a name; a name that is not in the table comes back as it is."""
     name = optimizer_type.lower()
     if name == "auto":
@@ -133,7 +133,7 @@ def _dotted_path(optimizer_type: str, *, device: torch.device | str) -> str:
 
 
 def _class_name(optimizer_type: str, *, device: torch.device | str) -> str:
-    return _dotted_path(optimizer_type, device=device).rpartition(".")[2]
+    return dotted_path(optimizer_type, device=device).rpartition(".")[2]
 
 
 def _is_adaptive(class_name: str) -> bool:
@@ -146,7 +146,7 @@ def _is_elementwise(class_name: str) -> bool:
 
 def _import_class(optimizer_type: str, *, device: torch.device | str) -> type[torch.optim.Optimizer]:
     """Return the class; raises ``ProblemsFound`` when there is none that this trainer can drive."""
-    path = _dotted_path(optimizer_type, device=device)
+    path = dotted_path(optimizer_type, device=device)
     module_path, _, class_name = path.rpartition(".")
     given = f'optimizer_type = "{optimizer_type}"'
     if class_name.lower().endswith("schedulefree"):

@@ -15,6 +15,7 @@ from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.logs import Screen
+from host.memory_check import Fitted, cap_device_memory, fit_to_memory
 from host.phases import Encoding
 from host.placing import placing
 from host.processes import Processes, join_processes
@@ -30,6 +31,7 @@ from host.results import (
 from host.sampling import texts_of
 from host.saving import verify_finished
 from host.setting import path_roles
+from host.shortage import during
 from host.states import Progress, read_progress, set_aside_after
 from host.stopping import StopRequest
 from host.training import Training, prepare_training, prune_states, run_training, save_training_state
@@ -48,9 +50,15 @@ def train(argv: Sequence[str]) -> str:
         progress = _progress_of(job, processes)
         start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
         room = _room(job, start, processes)
+        fitted = _fitted(job, start, processes)
+    job = fitted.job
+    cap_device_memory(config.settings.memory, processes.device)
     _tell(job, start, processes, screen)
     if room:
         screen.say("check", room)
+    for line in fitted.lines:
+        screen.say("memory", line)
+    _say_notes(screen, fitted.notes)
     if processes.is_main:
         _report_on_pictures(job, screen)
     _remember(job, processes)
@@ -59,7 +67,10 @@ def train(argv: Sequence[str]) -> str:
     if start.kind is StartKind.FINISHED:
         return _verify_again(job, screen)
     conditioning = _prepare_caches(job, processes, screen, stopping)
-    training = prepare_training(job, progress=progress, processes=processes, screen=screen, stopping=stopping)
+    with during("loading"):
+        training = prepare_training(
+            job, progress=progress, processes=processes, screen=screen, stopping=stopping
+        )
     _make_way(training, start)
     done = run_training(training, start, conditioning=conditioning)
     if done < job.plan.total_steps:
@@ -143,6 +154,14 @@ def _room(job: Job, start: Start, processes: Processes) -> str:
     return check_space(job, texts, device_type=processes.device.type)
 
 
+def _fitted(job: Job, start: Start, processes: Processes) -> Fitted:
+    """Return the job as it fits into memory; refuse where the GPU has too little."""
+    if start.kind is StartKind.FINISHED:
+        return Fitted(job=job, lines=(), notes=())
+    texts = [*text_entries(job.items), *_prompt_entries(job)]
+    return fit_to_memory(job, device=processes.device, texts=texts)
+
+
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     settings = job.settings
     parts = "; ".join(part.description for part in job.files.parts.values())
@@ -194,8 +213,10 @@ def _prepare_caches(
         encoding = Encoding(
             config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
         )
-        encoding.pictures(job.items)
-        encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+        with during("caching latents"):
+            encoding.pictures(job.items)
+        with during("caching texts"):
+            encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
         encoding.tidy(job.items, _prompt_entries(job))
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)

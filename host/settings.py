@@ -11,6 +11,7 @@ from host.errors import ConfigError, Problem
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.logs import LogSettings
+from host.memory_settings import MemorySettings
 from host.optimizers import OptimizerSettings
 from host.outputs import OutputSettings
 from host.prepare import ModelSettings, NetworkSettings
@@ -23,6 +24,7 @@ from host.values import kind_of
 GROUPS: Mapping[str, type] = {
     "presets": PresetSettings,
     "model": ModelSettings,
+    "memory": MemorySettings,
     "network": NetworkSettings,
     "fit": FitSettings,
     "noise": NoiseSettings,
@@ -43,6 +45,7 @@ class RunSettings:
 
     presets: PresetSettings
     model: ModelSettings
+    memory: MemorySettings
     network: NetworkSettings
     fit: FitSettings
     noise: NoiseSettings

@@ -15,6 +15,7 @@ from host.architecture import (
     API_VERSION,
     AdapterLayout,
     Architecture,
+    MemoryFacts,
     Part,
     Problem,
     ProblemsFound,
@@ -23,8 +24,10 @@ from host.architecture import (
     setting,
 )
 from musubi_flux_dev import text_encoders
+from musubi_flux_dev.block_memory import step_bytes
 from musubi_flux_dev.caption_lengths import find_tokenizers
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
+from musubi_flux_dev.encoder_memory import autoencoder_bytes, text_encoder_bytes
 from musubi_flux_dev.identify import identify, variant_of
 from musubi_flux_dev.lora_layout import DIFFUSERS
 from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
@@ -195,6 +198,7 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    memory=MemoryFacts(step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes),
     find_tokenizers=find_tokenizers,
     # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
     scaled_linears=TOKEN_LINEARS,

@@ -141,6 +141,15 @@ def locate(header: Header, role: str) -> Located:
     )
 
 
+def sizes_of(header: Header, role: str) -> Header:
+    """Return the parameters that tell the sizes of the part ``role``, under our names.
+
+    For a header that was identified already: nothing is checked again.
+    """
+    kind, contents = next(pair for pair in _kinds_in(header) if pair[0].role == role)
+    return view(contents, kind.layout(contents.weights))
+
+
 def require_part(header: Header, role: str) -> Part:
     """Return the part ``role`` of the file; raises ``ProblemsFound`` unless there is a usable one."""
     found = identify(header)

@@ -37,6 +37,7 @@ def test_the_members_of_the_contract():
         "adapter_layout",
         "tiny",
         "find_tokenizers",
+        "memory",
         "scaled_linears",
         "fast_blocks",
     }

@@ -1,0 +1,162 @@
+"""How many bytes a run takes, phase by phase: pure functions of plain numbers. GB are 10^9 bytes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from host.footprints import BlockBytes, StepBytes
+from host.quantization import GROUP
+from host.streaming import ALIGNMENT, SLOTS, blocks_to_stream
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How frozen weights are kept."""
+
+    itemsize: int
+    """Of the type that is computed in: 2 for bfloat16, 4 for float32."""
+    eight_bit: bool = False
+    scaled: bool = False
+    """8 bit with a scale for each group of weights."""
+
+
+def linear_bytes(shape: tuple[int, int], precision: Precision) -> int:
+    """Return the bytes of a frozen linear's weight (out, in) as it is kept."""
+    out, width = shape
+    if not precision.eight_bit:
+        return out * width * precision.itemsize
+    groups = width // GROUP if width % GROUP == 0 else 1
+    return out * width + (out * groups * FLOAT32 if precision.scaled else 0)
+
+
+def widening_bytes(shape: tuple[int, int], precision: Precision) -> int:
+    """Return what the weight takes for the moment in which it is computed with.
+
+    Codes are widened to the type that is computed in; with scales, their product is a second tensor.
+    """
+    if not precision.eight_bit:
+        return 0
+    return math.prod(shape) * precision.itemsize * (2 if precision.scaled else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A frozen transformer, whose blocks may lie on the device or wait in main memory."""
+
+    linears: Mapping[str, Sequence[int]]
+    """Block, in the order they run -> bytes of each of its linears' weights, as they are kept."""
+    rest: int
+    """Bytes of everything else: what is in no block, biases, norms."""
+    widened: Mapping[str, int] = field(default_factory=dict)
+    """Module path -> what its weight takes for the moment in which it is computed with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a frozen transformer lies."""
+
+    device: int
+    """Resident weights and the ring's buffers."""
+    host: int
+    """Weights that wait in main memory."""
+
+
+def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
+    """Return where the weights lie when ``streamed`` blocks wait."""
+    waiting = blocks_to_stream(list(frozen.linears), streamed)
+    sizes = {block: sum(sizes) for block, sizes in frozen.linears.items()}
+    buffers = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
+    ring = min(SLOTS, len(buffers)) * max(buffers, default=0)
+    resident = sum(size for block, size in sizes.items() if block not in waiting)
+    return Placed(device=frozen.rest + resident + ring, host=sum(buffers))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def adapter_parameters(linears: Mapping[str, tuple[int, int]], ranks: Mapping[str, int]) -> dict[str, int]:
+    """Return module path -> parameters of its LoRA; ``linears`` are (out, in)."""
+    return {path: rank * sum(linears[path]) for path, rank in ranks.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerBytes:
+    """What an optimizer takes."""
+
+    state: float
+    """Bytes for each parameter that stay from step to step, on the device."""
+    briefly: float = 0.0
+    """Bytes for each parameter that live while it steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What is trained, and how."""
+
+    parameters: Mapping[str, int]
+    """Module path -> parameters of its LoRA."""
+    optimizer: OptimizerBytes
+    checkpointing: bool
+    accumulates: bool
+    """Whether a step has several batches: gradients of the first are there while the second runs."""
+
+    @property
+    def count(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def resident(self) -> int:
+        """Factors and moments."""
+        return round(self.count * (FLOAT32 + self.optimizer.state))
+
+
+def training_peak(step: StepBytes, trained: Trained) -> int:
+    """Return the most that a training step holds beside the frozen weights.
+
+    Walks the blocks forward and back: with checkpointing a block leaves its inputs only, and is
+    computed again, with the gradient of its output there, when the backward pass comes to it.
+    """
+    shares = {block.path: _share(trained.parameters, block.path) for block in step.blocks}
+    gradients = trained.count * FLOAT32 if trained.accumulates else 0
+    held = step.around
+    peak = held
+    for block in step.blocks:
+        peak = max(peak, held + block.inputs + block.forward + gradients)
+        held += _left(block, trained)
+    for block in reversed(step.blocks):
+        if not block.kept:
+            break
+        again = block.inputs + block.forward if trained.checkpointing else 0
+        held -= _left(block, trained)
+        peak = max(peak, held + block.inputs + max(again, block.backward) + gradients)
+        gradients += 0 if trained.accumulates else shares[block.path] * FLOAT32
+    stepping = trained.count * (FLOAT32 + trained.optimizer.briefly)
+    return trained.resident + max(peak, round(stepping))
+
+
+def _left(block: BlockBytes, trained: Trained) -> int:
+    """Return what a block leaves from its forward to its backward pass, if one will come to it."""
+    if not block.kept:
+        return 0
+    return block.inputs + (0 if trained.checkpointing else block.kept)
+
+
+def _share(parameters: Mapping[str, int], block: str) -> int:
+    return sum(count for path, count in parameters.items() if path.startswith(f"{block}."))
+
+
+def forward_peak(step: StepBytes) -> int:
+    """Return the most that a pass without gradients holds: each block's inputs are those before's output."""
+    return step.around + max((2 * block.inputs + block.forward for block in step.blocks), default=0)
+
+
+def saving_bytes(parameters: int, *, itemsize: int) -> int:
+    """Return the most that saving takes in main memory: the tensors, the file's content, the file read back.
+
+    A state, which is written after it, takes a float32 copy of the factors: less.
+    """
+    return 3 * parameters * itemsize + FLOAT32 * parameters
