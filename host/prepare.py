@@ -1,14 +1,11 @@
-"""From files to a model ready to train: load, freeze, attach the adapter, checkpoint."""
+"""From files to a model ready to train: load, freeze, attach the adapter."""
 
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
@@ -216,12 +213,6 @@ def attach_lora_file(
     )
     adapter.load_state(state_of(factors))
     return adapter
-
-
-def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let each block be recomputed in the backward pass instead of keeping what it computed."""
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def adapter_summary(adapter: Adapter) -> str:

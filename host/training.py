@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
+from host.checkpointing import checkpoint_blocks
 from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
@@ -27,7 +28,6 @@ from host.outputs import OutputSettings
 from host.prepare import (
     adapter_summary,
     attach_adapter,
-    checkpoint_blocks,
     linears_of,
     load_frozen_transformer,
 )

@@ -51,6 +51,11 @@ class LoraLinear(nn.Module):
         return self.down.shape[0]
 
     @property
+    def bias(self) -> nn.Parameter | None:
+        """The base's: whoever asks the linear that stood here for its type or device gets an answer."""
+        return self.base.bias
+
+    @property
     def scale(self) -> float:
         """What ``up @ down`` is multiplied by at strength 1."""
         return self.alpha / self.rank

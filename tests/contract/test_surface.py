@@ -36,6 +36,7 @@ def test_the_members_of_the_contract():
         "blocks",
         "adapter_layout",
         "tiny",
+        "note_streamed",
         "fast_blocks",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(

@@ -15,6 +15,7 @@ from flux_oracle import diffusers_autoencoder, diffusers_transformer
 
 from dataset.batch import Batch
 from host.architecture import read_header
+from host.checkpointing import checkpoint_blocks
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.objective import Objective
@@ -218,8 +219,6 @@ def test_a_batch_of_two_is_two_batches_of_one_in_losses_and_gradients(tiny, with
 
 
 def test_checkpointing_and_split_attention_change_neither_loss_nor_gradient(tiny):
-    from host.prepare import checkpoint_blocks
-
     results = []
     for split_attn, checkpointed in ((False, False), (False, True), (True, False)):
         transformer = FLUX_DEV.load_transformer(
