@@ -134,7 +134,7 @@ class SampleObserver:
             return []
         self.last_step = step
         began = time.perf_counter()
-        self.adapter.train_with(None)
+        self.adapter.use_dropout(None)
         self.adapter.set_strength(strength)
         try:
             made = self._make(step, strength=strength)

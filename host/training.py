@@ -37,6 +37,7 @@ from host.sampling import Sampler
 from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
+from host.step_clock import step_clock
 from networks.lora import Adapter
 
 
@@ -174,11 +175,13 @@ def _loop(training: Training) -> Loop:
         adapter=training.adapter,
         noise=settings.noise,
         fit=settings.fit,
-        device=training.processes.device,
     )
+    load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
     return Loop(
         plan=job.plan,
-        load_batch=batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant)),
+        stage=lambda plan, micro: objective.stage(
+            load(plan, micro), step=plan.step, positions=micro.positions
+        ),
         losses=objective.losses,
         parameters=list(training.adapter.parameters()),
         optimizer=training.optimizer,
@@ -188,6 +191,7 @@ def _loop(training: Training) -> Loop:
         ),
         max_grad_norm=settings.optimizer.max_grad_norm,
         processes=training.processes,
+        clock=step_clock(training.processes.device),
     )
 
 

@@ -1,42 +1,58 @@
 """The loop's order of operations, on one small linear layer."""
 
+import time
+
 import pytest
 import torch
 
-from dataset.batch import Batch
 from host.fit import Loop, NotFiniteError, fit
 from host.plan import TrainingPlan
 from host.processes import Processes
+from host.staging import Staged
+from host.step_clock import HostMarks, StepClock
 from tests.items import small_item
 
 
-def loop(*, max_grad_norm=0.0, accumulation=1, factor=1.0, rate=lambda step: 0.1, batch_size=1, pictures=4):
+def loop(
+    *,
+    max_grad_norm=0.0,
+    accumulation=1,
+    factor=1.0,
+    rate=lambda step: 0.1,
+    batch_size=1,
+    pictures=4,
+    now=time.perf_counter,
+):
     """Loss of a sample: factor times the sum of the weights, so that every gradient is known."""
     weight = torch.nn.Parameter(torch.zeros(4))
     optimizer = torch.optim.SGD([weight], lr=99.0)
     items = [small_item(f"picture_{number}") for number in range(pictures)]
     plan = TrainingPlan(items, batch_sizes=[batch_size], seed=0, batches_per_step=accumulation, max_steps=8)
 
-    def load(step, micro):
-        return Batch(
-            item_keys=tuple(plan.items[index].key for index in micro.indices),
-            latents=torch.zeros(len(micro.indices), 1, 2, 2),
+    def stage(step, micro):
+        assert len(micro.positions) == len(micro.indices)
+        latents = torch.zeros(len(micro.indices), 1, 2, 2)
+        return Staged(
+            latents=latents,
             conditioning={},
+            noise=latents,
+            input_noise=latents,
+            sigma=torch.zeros(len(latents)),
         )
 
-    def losses(batch, *, step, positions):
-        assert len(positions) == len(batch.item_keys)
-        return factor * weight.sum().expand(len(batch.item_keys))
+    def losses(staged):
+        return factor * weight.sum().expand(len(staged.latents))
 
     made = Loop(
         plan=plan,
-        load_batch=load,
+        stage=stage,
         losses=losses,
         parameters=[weight],
         optimizer=optimizer,
         learning_rate=rate,
         max_grad_norm=max_grad_norm,
         processes=Processes(device=torch.device("cpu")),
+        clock=StepClock(HostMarks(), now=now),
     )
     return made, weight
 

@@ -85,7 +85,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_order(targets, dtype, drop
         flux, adapter = made(dtype=dtype, targets=targets, dropout=dropout)
         flux.modulate_in_place(everywhere(flux) if plain else [])
         if dropout:
-            adapter.train_with([7, 8])
+            adapter.use_dropout(adapter.dropout_keys([7, 8]))
         if checkpointed:
             checkpoint_blocks(FLUX_DEV.blocks(flux))
         out = velocity(flux)
