@@ -20,6 +20,7 @@ from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
 from host.logs import JsonLines, Screen, open_trackers
+from host.memory_account import MemoryAccount
 from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
@@ -235,6 +236,12 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         total_steps=job.plan.total_steps,
         first_step=first_step,
         due_after=due_after,
+        memory=MemoryAccount(
+            transformer=training.transformer,
+            trained=training.adapter.parameters(),
+            optimizer=training.optimizer,
+            device=training.processes.device,
+        ),
     )
 
 
