@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dataset.cache import read_latents, read_text
+from dataset.cache import LATENTS, MASK, MIRRORED, read_picture, read_text
 from dataset.problems import Problem, ProblemsFound, name_some
 from dataset.scan import Item
 
@@ -57,9 +57,10 @@ def load_batch(examples: Sequence[Example], *, names: Mapping[str, str]) -> Batc
         raise ProblemsFound(problems)
     return Batch(
         item_keys=tuple(example.item.key for example in examples),
-        latents=torch.stack([row["latents"] for row in rows]),
+        latents=torch.stack([row[LATENTS] for row in rows]),
         conditioning={name: torch.stack([row[name] for row in rows]) for name in names.values()},
         is_reg=tuple(example.item.is_reg for example in examples),
+        mask=_masks(rows),
     )
 
 
@@ -69,7 +70,26 @@ def _load(example: Example, *, names: Mapping[str, str]) -> dict[str, Tensor]:
     absent = [name for name in names if name not in text]
     if absent:
         raise ProblemsFound([_unfit(path, f"holds no {name_some(absent)}")])
-    return {"latents": read_latents(example.item.latent_cache), **{names[name]: text[name] for name in names}}
+    return {**_picture(example), **{names[name]: text[name] for name in names}}
+
+
+def _picture(example: Example) -> dict[str, Tensor]:
+    """Return the latents as they are seen this time, and the weights of the loss where there is a mask."""
+    item = example.item
+    latents = MIRRORED if example.mirrored else LATENTS
+    if item.mask_path is None:
+        return {LATENTS: read_picture(item.latent_cache, [latents])[latents]}
+    found = read_picture(item.latent_cache, [latents, MASK])
+    mask = found[MASK].flip(-1) if example.mirrored else found[MASK]
+    weights = item.unmasked_weight + (1 - item.unmasked_weight) * mask
+    return {LATENTS: found[latents], MASK: weights}
+
+
+def _masks(rows: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, "b 1 h w"] | None:
+    """Return the weights of all rows; a row without a mask counts as a whole."""
+    if not any(MASK in row for row in rows):
+        return None
+    return torch.stack([row[MASK] if MASK in row else torch.ones_like(row[LATENTS][:1]) for row in rows])
 
 
 def _text_cache(example: Example) -> Path:
@@ -80,9 +100,9 @@ def _misfits(examples: Sequence[Example], rows: Sequence[Mapping[str, Tensor]]) 
     problems = []
     for example, row in zip(examples, rows, strict=True):
         for name, tensor in row.items():
-            expected = rows[0][name].shape
+            expected = (1, *rows[0][LATENTS].shape[1:]) if name == MASK else rows[0][name].shape
             if tensor.shape != expected:
-                path = example.item.latent_cache if name == "latents" else _text_cache(example)
+                path = example.item.latent_cache if name in (LATENTS, MASK) else _text_cache(example)
                 shapes = f"{_shape(tensor.shape)}, not {_shape(expected)} as for {examples[0].item.key}"
                 problems.append(_unfit(path, f"holds {name} of {shapes}"))
     return problems

@@ -65,5 +65,18 @@ def scale_to_cover(image: Size, bucket: Size) -> float:
     return max(bucket.width / image.width, bucket.height / image.height)
 
 
+def cut_share(image: Size, bucket: Size) -> float:
+    """Return the share of a picture's area, 0 to 1, that is cut off to fit it to ``bucket``."""
+    return 1 - bucket.area / (image.area * scale_to_cover(image, bucket) ** 2)
+
+
+def cut_sides(image: Size, bucket: Size) -> tuple[str, ...]:
+    """Return the sides that something is cut off from: left and right, top and bottom, or none."""
+    scale = scale_to_cover(image, bucket)
+    if image.width * scale - bucket.width >= 1:
+        return ("left", "right")
+    return ("top", "bottom") if image.height * scale - bucket.height >= 1 else ()
+
+
 def _floor(pixels: int, step: int) -> int:
     return pixels // step * step

@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -20,10 +21,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dataset.buckets import Size
-from dataset.problems import Problem, ProblemsFound
+from dataset.pictures_record import RECORD_NAME
+from dataset.problems import Problem, ProblemsFound, name_some
 
 FORMAT_VERSION = "1.0.1"
 FINGERPRINT = "fingerprint_"
+SHARED_FOLDERS = ("prompts", "texts")
+"""Folders in a cache directory whose entries belong to no single picture."""
+
+LATENTS, MIRRORED, MASK = "latents", "latents_mirrored", "latents_mask"
+"""Names of the tensors in a picture's entry, as they are read back; musubi-tuner's rule gives the same."""
+WITHOUT = {"mask": "made without a mask", "mirror": "made without the mirrored picture"}
+"""Parts of a fingerprint that not every entry has -> why an entry without one is not sound."""
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 _DTYPE_NAMES = sorted(
     (str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)),
@@ -65,12 +75,15 @@ def write_latents(
     architecture: str,
     size: Size,
     fingerprint: Mapping[str, str],
+    beside: Mapping[str, Tensor] = NOTHING,
 ) -> None:
-    """Write normalised latents; ``size`` is the picture's own, ``architecture`` the full name."""
-    _, height, width = latents.shape
+    """Write normalised latents; ``size`` is the picture's own, ``architecture`` the full name.
+
+    ``beside`` holds what else is known of each latent's place: ``MIRRORED`` (c, h, w), ``MASK`` (1, h, w).
+    """
     metadata = {"architecture": architecture, "width": str(size.width), "height": str(size.height)}
-    name = f"latents_1x{height}x{width}_{_dtype_name(latents)}"
-    _write(path, {name: latents}, metadata=metadata, fingerprint=fingerprint)
+    tensors = {_stored_name(name, tensor): tensor for name, tensor in {LATENTS: latents, **beside}.items()}
+    _write(path, tensors, metadata=metadata, fingerprint=fingerprint)
 
 
 def write_text(
@@ -89,10 +102,16 @@ def write_text(
 
 def read_latents(path: Path) -> Float[Tensor, "c h w"]:
     """Return the latents of a picture; raises ``ProblemsFound`` when the file has none."""
+    return read_picture(path, [LATENTS])[LATENTS]
+
+
+def read_picture(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors ``names`` of a picture's entry; raises ``ProblemsFound`` when one is not there."""
     tensors = _read(path)
-    if "latents" not in tensors:
-        raise ProblemsFound([_unusable(path, "holds no latents")])
-    return tensors["latents"]
+    absent = [name for name in names if name not in tensors]
+    if absent:
+        raise ProblemsFound([_unusable(path, f"holds no {name_some(absent)}")])
+    return {name: tensors[name] for name in names}
 
 
 def read_text(path: Path) -> dict[str, Tensor]:
@@ -126,27 +145,55 @@ def _difference(metadata: Mapping[str, str], fingerprint: Mapping[str, str]) -> 
         return "made without a fingerprint"
     changed = [part for part, value in fingerprint.items() if metadata.get(FINGERPRINT + part) != value]
     source = "caption" if "caption1" in metadata else "picture"
-    return " and ".join(f"the {source if part == 'source' else part} changed" for part in changed)
+    reasons = [
+        WITHOUT[part]
+        if part in WITHOUT and FINGERPRINT + part not in metadata
+        else f"the {source if part == 'source' else part} changed"
+        for part in changed
+    ]
+    return " and ".join(reasons)
 
 
 def unused_entries(directory: Path, code: str, used: Collection[Path]) -> list[Path]:
     """Return this architecture's files in ``directory`` that are not among ``used``.
 
-    What an interrupted write left behind counts too; files of other names never do.
+    What an interrupted write left behind counts too; files of other names never do. Sub-folders are looked
+    into where some of ``used`` lie in them: then they are those of the pictures.
     """
     if not directory.is_dir():
         return []
     code = re.escape(code)
     entry = re.compile(rf".+_(?:\d{{4,}}x\d{{4,}}_{code}|{code}_te)\.safetensors(?:\.\d+\.part)?")
     kept = {path.resolve() for path in used}
-    found = (path for path in directory.iterdir() if entry.fullmatch(path.name) and path.is_file())
+    own = directory.resolve()
+    places = {path.relative_to(own).parts[:-1] for path in kept if path.is_relative_to(own)}
+    nested = any(place and place[0] not in SHARED_FOLDERS for place in places)
+    found = (path for path in _files_of(directory, nested=nested) if entry.fullmatch(path.name))
     return sorted(path for path in found if path.resolve() not in kept)
+
+
+def _files_of(directory: Path, *, nested: bool) -> Iterator[Path]:
+    for path in directory.iterdir():
+        if path.is_file():
+            yield path
+        elif nested and not path.is_symlink() and not _is_apart(path):
+            yield from _files_of(path, nested=True)
+
+
+def _is_apart(folder: Path) -> bool:
+    """Return whether a folder in a cache directory belongs to no single picture, or to another dataset."""
+    return folder.name in SHARED_FOLDERS or (folder / RECORD_NAME).exists()
 
 
 def content_hash(path: Path) -> str:
     """Return the sha256 of a whole file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stored_name(name: str, tensor: Tensor) -> str:
+    _, height, width = tensor.shape
+    return f"{name}_1x{height}x{width}_{_dtype_name(tensor)}"
 
 
 def _dtype_name(tensor: Tensor) -> str:

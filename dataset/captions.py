@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.encodings import guess_encoding
 from dataset.problems import Problem, ProblemsFound, name_some
 
 OTHER_EXTENSIONS = frozenset((".txt", ".caption", ".captions", ".cap", ".text", ".tags", ".prompt", ".md"))
@@ -106,16 +107,25 @@ def _alternatives(caption: object) -> tuple[str, ...] | None:
     texts = tuple(entry for entry in entries if isinstance(entry, str))
     if len(texts) < len(entries):
         raise ValueError('has a "caption" that is neither a text nor a list of texts')
+    # JSON can spell half of a character; nothing can encode it.
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise ValueError("has half of a character (an unpaired surrogate) in its caption")
     return texts
 
 
 def _as_text(content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        looks = "UTF-16" if wide else "an older code page such as Windows-1252"
-        raise ValueError(f"byte {error.start + 1}, looks like {looks}") from error
+        raise ValueError(f"{_place(content, error.start)}, looks like {guess_encoding(content)}") from error
+    if "\0" in text:
+        raise ValueError(f"{_place(content, content.index(0))}, looks like {guess_encoding(content)}")
+    return text
+
+
+def _place(content: bytes, start: int) -> str:
+    line = content.count(b"\n", 0, start) + 1
+    return f"byte {start + 1}" if line == 1 else f"line {line}, byte {start + 1}"
 
 
 def _not_text(path: Path, why: str) -> Problem:

@@ -1,56 +1,31 @@
-"""What lies in a picture folder: the pictures, and what is said about everything else."""
+"""Picture folders that cannot be used as they are given, with the lines to paste instead."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dataset.problems import Problem, ProblemsFound, name_some
-
-EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"))
-"""Of pictures, in any letter case."""
+from dataset.kinds import is_picture
+from dataset.problems import Problem, name_some
 
 _NEVER_PICTURES = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 """Names that operating systems and archives leave behind; treated like hidden files."""
 
+_REPEATED = re.compile(r"0*([1-9]\d*)_(.*)")
+"""``10_cat`` is the habit of other trainers: ten repeats of the pictures of cat."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
-    """A folder's own files, without its sub-folders, sorted by name."""
-
-    pictures: tuple[Path, ...]
-    others: tuple[Path, ...]
-    """Neither pictures nor hidden: captions, among others."""
-    hidden: int
-    """How many hidden files there are."""
-    inner: tuple[tuple[str, int], ...]
-    """Name of a sub-folder -> pictures in it, where there are any."""
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "image_directory": ("images", "image", "imgs", "img", "pictures", "photos"),
+    "caption_directory": ("captions", "caption", "texts", "text", "txt", "labels"),
+    "mask_directory": ("masks", "mask"),
+}
+"""Key -> what people call the folder of it."""
 
 
-def list_folder(path: Path) -> Folder:
-    """Return what ``path`` holds; raises ``ProblemsFound`` when there is no picture to train on."""
-    if not path.is_dir():
-        raise ProblemsFound([_no_folder(path)])
-    entries = sorted(path.iterdir(), key=lambda entry: entry.name)
-    seen = [entry for entry in entries if not _is_hidden(entry)]
-    files = [entry for entry in seen if entry.is_file()]
-    inner = [(entry.name, _count_pictures(entry)) for entry in seen if entry.is_dir()]
-    folder = Folder(
-        pictures=tuple(file for file in files if is_picture(file)),
-        others=tuple(file for file in files if not is_picture(file)),
-        hidden=sum(_is_hidden(entry) and entry.is_file() for entry in entries),
-        inner=tuple((name, count) for name, count in inner if count),
-    )
-    if not folder.pictures:
-        raise ProblemsFound([_parent(path, folder) if folder.inner else _empty(path, folder)])
-    return folder
-
-
-def is_picture(path: Path) -> bool:
-    """Return whether the name is that of a picture."""
-    return path.suffix.lower() in EXTENSIONS
+def counted(number: int, thing: str) -> str:
+    """Return ``1 picture`` or ``2 pictures``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def count_by_extension(paths: Sequence[Path]) -> str:
@@ -59,24 +34,28 @@ def count_by_extension(paths: Sequence[Path]) -> str:
     return ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
 
 
-def counted(number: int, thing: str) -> str:
-    """Return ``1 picture`` or ``2 pictures``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is passed over."""
+    return name.startswith(".") or name.lower() in _NEVER_PICTURES
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _NEVER_PICTURES
-
-
-def _count_pictures(folder: Path) -> int:
+def count_pictures(folder: Path) -> int:
+    """Return how many files of ``folder`` have the name of a picture; 0 when it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return sum(is_picture(Path(e.name)) and not e.name.startswith(".") for e in entries)
+            return sum(is_picture(Path(entry.name)) and not is_hidden(entry.name) for entry in entries)
     except OSError:
         return 0
 
 
-def _no_folder(path: Path) -> Problem:
+def repeats_of(name: str) -> tuple[int, str] | None:
+    """Return the repeats and the words of a folder called ``10_cat``; None for every other name."""
+    found = _REPEATED.fullmatch(name)
+    return (int(found[1]), found[2]) if found else None
+
+
+def no_folder(path: Path, *, key: str = "image_directory") -> Problem:
+    """Return the problem of a picture folder that is not there."""
     there = path.parent
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -84,14 +63,23 @@ def _no_folder(path: Path) -> Problem:
     return Problem(
         code="E06",
         what=f"The picture folder {path} {what} (looked from {Path.cwd()}; {there.absolute()} exists).",
-        remedy="Correct image_directory. Relative paths are seen from the folder the program is started in.",
+        remedy=f"Correct {key}. Relative paths are seen from the folder the program is started in.",
     )
 
 
-def _empty(path: Path, folder: Folder) -> Problem:
-    others = len(folder.others)
+def unreadable_folder(path: Path, error: OSError) -> Problem:
+    """Return the problem of a folder that this user may not look into."""
+    return Problem(
+        code="E06",
+        what=f"The folder {path} cannot be read ({error.strerror or error}).",
+        remedy="Give yourself the right to read it, or move the pictures to a folder of your own.",
+    )
+
+
+def empty_folder(path: Path, others: Sequence[Path]) -> Problem:
+    """Return the problem of a folder that holds no picture of any kind."""
     there = (
-        f"{counted(others, 'other file')} ({count_by_extension(folder.others)})" if others else "nothing else"
+        f"{counted(len(others), 'other file')} ({count_by_extension(others)})" if others else "nothing else"
     )
     return Problem(
         code="E06",
@@ -100,16 +88,51 @@ def _empty(path: Path, folder: Folder) -> Problem:
     )
 
 
-def _parent(path: Path, folder: Folder) -> Problem:
-    inner = [f"{name} ({counted(count, 'picture')})" for name, count in folder.inner]
-    lines = ["Sub-folders are not read. Write one table for each that you want:"]
-    for name, _ in folder.inner[:5]:
-        lines += ["[[datasets]]", f'image_directory = "{(path / name).as_posix()}"']
-        # "10_cat" is the habit of other trainers: ten repeats of the pictures of cat.
-        repeats = re.match(r"0*([1-9]\d*)_", name)
-        lines += [f"num_repeats = {repeats[1]}"] if repeats else []
+def parent_of_folders(path: Path, inner: Mapping[str, int]) -> Problem:
+    """Return the problem of a folder whose sub-folders hold the pictures; ``inner`` counts them by name."""
+    shown = [f"{name} ({counted(count, 'picture')})" for name, count in inner.items()]
+    parts = _parts_below(path, inner)
     return Problem(
         code="E07",
-        what=f"{path} holds no pictures itself, but its folders do: {name_some(inner)}.",
-        remedy="\n".join(lines),
+        what=f"{path} holds no pictures to train on itself, but its folders do: {name_some(shown)}.",
+        remedy="\n".join(
+            _lines_of_parts(parts) if "image_directory" in parts else _lines_of_each(path, inner)
+        ),
     )
+
+
+def _parts_below(path: Path, inner: Mapping[str, int]) -> dict[str, Path]:
+    """Return key -> folder, where the sub-folders are pictures, captions and masks of one dataset."""
+    folders = {entry.name.lower(): entry for entry in sorted(path.iterdir()) if entry.is_dir()}
+    found = {
+        key: next((folders[name] for name in names if name in folders), None) for key, names in _PARTS.items()
+    }
+    parts = {key: folder for key, folder in found.items() if folder is not None}
+    belongs_together = len(parts) > 1 and parts.get("image_directory", path).name in inner
+    return parts if belongs_together else {}
+
+
+def _lines_of_parts(parts: Mapping[str, Path]) -> Iterator[str]:
+    yield "Pictures, captions and masks lie in folders of their own. Write:"
+    for key, folder in parts.items():
+        yield f'{key} = "{folder.as_posix()}"'
+
+
+def _lines_of_each(path: Path, inner: Mapping[str, int]) -> Iterator[str]:
+    yield "Sub-folders are not read. Write one table for each that you want:"
+    for name in list(inner)[:5]:
+        yield "[[datasets]]"
+        yield f'image_directory = "{(path / name).as_posix()}"'
+        if repeated := repeats_of(name):
+            yield f"num_repeats = {repeated[0]}"
+    total = sum(inner.values())
+    yield f"To train on all {total} in one dataset:  recursive = true"
+
+
+def captions_beside(pictures: Path, extension: str) -> Path | None:
+    """Return the folder of captions that lies beside the folder ``pictures``, if there is one."""
+    for name in _PARTS["caption_directory"]:
+        folder = pictures.parent / name
+        if folder != pictures and folder.is_dir() and any(folder.rglob(f"*{extension}")):
+            return folder
+    return None

@@ -4,8 +4,13 @@ Axes: H W pixels. Channels are red, green, blue.
 """
 
 import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +19,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dataset.buckets import Size, scale_to_cover
+from dataset.colours import to_srgb, undo_adobe
+from dataset.kinds import READ_KINDS, foreign_kind
 from dataset.problems import Problem, ProblemsFound
 
-WHITE = (255, 255, 255, 255)
+Converted = TypeVar("Converted")
+
+# What Pillow thinks of a file's details is no news to a user: either it can be read, or the reason is told.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _UNREADABLE = (
     OSError,
@@ -24,23 +35,87 @@ _UNREADABLE = (
     SyntaxError,
     ValueError,
     EOFError,
+    MemoryError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
     struct.error,
     Image.DecompressionBombError,
 )
 """What Pillow's readers raise over a damaged file."""
 
 
-def decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the whole picture, upright, as RGB; what is transparent becomes white.
+class UnreadablePicture(ValueError):  # noqa: N818 - named after what it tells, for the code that catches it
+    """Why a file is no sound picture: the reason, without the file's name."""
 
-    Raises ``ValueError`` with the reason, without the name, when the file is not a sound picture.
+    def __init__(self, why: str, *, kind: str | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind
+        """The kind of picture when it is one that is not read: ``HEIC``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture as it is seen, and what had to be left aside to get there."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    """Upright sRGB; what is transparent is white."""
+    frames: int = 1
+    """More than 1 when it is animated; the pixels are those of the first."""
+    follows_profile: bool = True
+    """False when its colour profile is damaged or of another colour space."""
+
+
+def read_picture(path: Path) -> Picture:
+    """Return the whole picture; its kind is told by its content, whatever its name.
+
+    Raises ``UnreadablePicture`` when the file is not a sound picture of a kind that is read.
+    """
+    with _opened(path) as file:
+        # MPO: what phones write; the other pictures are previews and depths, not an animation.
+        frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+        rgb, follows_profile = to_srgb(_upright(file), profile=file.info.get("icc_profile"))
+        return Picture(pixels=np.asarray(rgb), frames=frames, follows_profile=follows_profile)
+
+
+def read_upright(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """Return what ``convert`` makes of the whole picture, turned as its orientation mark says.
+
+    Raises ``UnreadablePicture`` when the file is not a sound picture of a kind that is read.
+    """
+    with _opened(path) as file:
+        return convert(_upright(file))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=READ_KINDS) as file:
+            file.load()
+            yield file
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    image = undo_adobe(file) if file.format in ("JPEG", "MPO") else file
+    return ImageOps.exif_transpose(image)
+
+
+def decode(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the pixels of a picture that was sound when it was last looked at.
+
+    Raises ``ProblemsFound`` with its name when it is not any more.
     """
     try:
-        with Image.open(path) as file:
-            file.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
-    except _UNREADABLE as error:
-        raise ValueError(_why_unreadable(path, error)) from error
+        return read_picture(path).pixels
+    except UnreadablePicture as error:
+        problem = Problem(
+            code="E10",
+            what=f"The picture {path} was sound and cannot be read any more: it {error}.",
+            remedy="Put back a sound copy, or remove the file, and start again.",
+        )
+        raise ProblemsFound([problem]) from error
 
 
 def fit_to_bucket(image: UInt8[np.ndarray, "H W 3"], bucket: Size) -> UInt8[np.ndarray, "H2 W2 3"]:
@@ -66,28 +141,18 @@ def to_pixels(image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 H W"]:
     return levels.float() / 127.5 - 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        levels = (np.asarray(image).astype(np.int64) + 128) // 257
-        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        upper = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", upper.size, WHITE), upper).convert("RGB")
-    return image.convert("RGB")
-
-
 def _enlarge(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray, "H2 W2 3"]:
     larger = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.LANCZOS)
     return np.asarray(larger)
 
 
 def _reduce(image: UInt8[np.ndarray, "H W 3"], size: Size) -> UInt8[np.ndarray, "H2 W2 3"]:
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     return cv2.resize(image, (size.width, size.height), interpolation=cv2.INTER_AREA)
 
 
-def _import_cv2() -> ModuleType:
+def import_cv2() -> ModuleType:
+    """Return OpenCV; raises ``ProblemsFound`` where it cannot be loaded."""
     # Imported late: where a system library is missing, everything else still works and is checked.
     try:
         import cv2
@@ -105,14 +170,16 @@ def _import_cv2() -> ModuleType:
     return cv2
 
 
-def _why_unreadable(path: Path, error: BaseException) -> str:
+def _unreadable(path: Path, error: BaseException) -> UnreadablePicture:
     try:
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError:
-        return f"does not exist (looked from {Path.cwd()})"
-    except OSError:
-        return f"cannot be opened ({error})"
+        return UnreadablePicture(f"does not exist (looked from {Path.cwd()})")
+    except OSError as cause:
+        return UnreadablePicture(f"cannot be opened ({cause.strerror or cause})")
+    if kind := foreign_kind(path):
+        return UnreadablePicture(f"is a picture of a kind that is not read ({kind})", kind=kind)
     page = start.lstrip().lower().startswith((b"<!doctype html", b"<html"))
     reasons = (
         (not start, "has 0 bytes"),
@@ -121,4 +188,4 @@ def _why_unreadable(path: Path, error: BaseException) -> str:
         (isinstance(error, Image.DecompressionBombError), "has too many pixels to be opened safely"),
         ("truncated" in str(error).lower(), "ends early (the download or copy was cut off)"),
     )
-    return next((reason for holds, reason in reasons if holds), f"is damaged ({error})")
+    return UnreadablePicture(next((why for holds, why in reasons if holds), f"is damaged ({error})"))

@@ -14,6 +14,9 @@ class Problem:
     """One thing to do, with the line to paste where there is one; may have several lines."""
     code: str = ""
     """A stable code for searching and testing, such as ``E01``; empty when none is assigned."""
+    setting: str = ""
+    """The setting that the problem is about, so that the host can show where it was given; a key of the
+    pictures is written ``general.resolution`` or, of the second dataset, ``datasets.1.num_repeats``."""
 
     def __str__(self) -> str:
         head = f"{self.code} {self.what}" if self.code else self.what

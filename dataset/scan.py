@@ -2,23 +2,21 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.buckets import Size, choose_bucket, scale_to_cover
 from dataset.cache import latent_cache_path, text_cache_path, variant_cache_path
-from dataset.caption_variants import CaptionText, caption_texts
+from dataset.caption_variants import CaptionText
 from dataset.config import DatasetConfig
 from dataset.folders import counted
-from dataset.found_captions import Source
-from dataset.images import decode
+from dataset.found_captions import Source, settle
+from dataset.found_masks import find_masks
+from dataset.measuring import Looked, Watch, look_at, readable, unwatched
+from dataset.pictures_record import PicturesRecord
 from dataset.problems import Problem, ProblemsFound, name_some
 from dataset.sources import find_pictures
-
-MOST_LINES = 20
-"""Unreadable pictures that are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +31,10 @@ class Item:
     """One picture with its captions, and where its caches lie."""
 
     key: str
-    """The picture's name without extension."""
+    """The picture's name without extension; with sub-folders, its path below the dataset's folder."""
     image_path: Path
     captions: tuple[Caption, ...]
-    """At least one; the shares sum to 1."""
+    """At least one, the most frequent one first; the shares sum to 1."""
     size: Size
     """Of the picture as it is seen, upright."""
     bucket: Size
@@ -53,6 +51,8 @@ class Item:
     """Half of the time it is seen mirrored."""
     is_reg: bool = False
     """A regularisation picture."""
+    caption_dropout_every_n_epochs: int = 0
+    """In every n-th epoch it gets its empty text; 0 for never."""
 
     @property
     def caption(self) -> str:
@@ -67,53 +67,81 @@ class Scan:
     items: tuple[Item, ...]
     """By dataset, then by path."""
     notes: tuple[str, ...]
+    records: tuple[PicturesRecord, ...] = ()
+    """What is known of the pictures of each cache directory; to be saved by the caller, as nothing is
+    written while something may still be refused."""
 
 
-def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int) -> Scan:
+def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watch: Watch = unwatched) -> Scan:
     """Return the items of all datasets; raises ``ProblemsFound`` with all problems of all of them.
 
-    ``code`` is the architecture's, for the names of cache files. Every picture is decoded whole.
-    Nothing is written.
+    ``code`` is the architecture's, for the names of cache files. Every picture is decoded whole, unless
+    the record in the cache directory knows it. Nothing is written.
     """
     items: list[Item] = []
     problems: list[Problem] = []
-    notes: list[str] = []
+    accepted = dict.fromkeys(word for config in datasets for word in config.accepted)
+    notes = [f"Accepted, because it is done anyway or makes no difference: {', '.join(accepted)}."]
+    notes = notes if accepted else []
+    looked = Looked()
     for index, config in enumerate(datasets):
         try:
-            source = find_pictures(config)
-        except ProblemsFound as found:
-            problems += found.problems
+            found = find_pictures(config)
+        except ProblemsFound as error:
+            problems += error.problems
             continue
-        _check_stems(source)
-        sizes = _measure(source)
+        look_at(found.source, looked, watch=watch)
+        source, sizes = readable(found, looked)
+        settle(source, {path: found.texts[path] for path in source.pictures if path in found.texts})
+        _check_keys(source)
         buckets = _choose_buckets(source, sizes, step=bucket_step)
+        masks = find_masks(source, sizes=sizes, buckets=buckets)
         problems += source.problems
         notes += [f"{config.source}: {counted(len(source.pictures), 'picture')}"]
         notes += [f"{config.source}: {note}" for note in source.notes]
-        items += [
-            Item(
-                key=path.stem,
-                image_path=path,
-                captions=_captions(source.captions[path], config, key=path.stem, code=code),
-                size=sizes[path],
-                bucket=bucket,
-                dataset=index,
-                repeats=config.num_repeats,
-                latent_cache=latent_cache_path(config.cache_directory, path.stem, sizes[path], code),
-                unmasked_weight=config.unmasked_weight,
-                flip=config.flip_aug,
-                is_reg=config.is_reg,
-            )
-            for path, bucket in buckets.items()
-            if path in source.captions
-        ]
+        items += _items(source, sizes, buckets, masks=masks, dataset=index, code=code)
     if problems:
-        raise ProblemsFound(problems)
-    return Scan(items=tuple(items), notes=tuple(notes))
+        raise ProblemsFound(list(dict.fromkeys(problems)))
+    # Nothing is put into a picture folder, except what caching itself is told to put there.
+    folders = {config.image_directory.resolve() for config in datasets if config.image_directory}
+    records = tuple(record for folder, record in looked.records.items() if folder not in folders)
+    return Scan(items=tuple(items), notes=tuple(notes), records=records)
 
 
-def _captions(written: Sequence[str], config: DatasetConfig, *, key: str, code: str) -> tuple[Caption, ...]:
-    texts = caption_texts(written, config.captions)
+def _items(
+    source: Source,
+    sizes: Mapping[Path, Size],
+    buckets: Mapping[Path, Size],
+    *,
+    masks: Mapping[Path, Path],
+    dataset: int,
+    code: str,
+) -> Iterator[Item]:
+    config = source.config
+    for path, bucket in buckets.items():
+        if path not in source.texts:
+            continue
+        key = source.key(path)
+        yield Item(
+            key=key,
+            image_path=path,
+            captions=_captions(source.texts[path], config, key=key, code=code),
+            size=sizes[path],
+            bucket=bucket,
+            dataset=dataset,
+            repeats=config.num_repeats,
+            latent_cache=latent_cache_path(config.cache_directory, key, sizes[path], code),
+            mask_path=masks.get(path),
+            unmasked_weight=config.unmasked_weight,
+            flip=config.flip_aug,
+            is_reg=config.is_reg,
+            caption_dropout_every_n_epochs=config.captions.caption_dropout_every_n_epochs,
+        )
+
+
+def _captions(
+    texts: Sequence[CaptionText], config: DatasetConfig, *, key: str, code: str
+) -> tuple[Caption, ...]:
     directory = config.cache_directory
     if len(texts) == 1:
         # A caption that never changes has the name that musubi-tuner gives it.
@@ -125,13 +153,13 @@ def _captions(written: Sequence[str], config: DatasetConfig, *, key: str, code: 
     )
 
 
-def _check_stems(source: Source) -> None:
-    """Captions and caches are named after the stem, which therefore must be one picture's alone."""
-    by_stem: dict[str, list[Path]] = defaultdict(list)
+def _check_keys(source: Source) -> None:
+    """Captions and caches are named after the key, which therefore must be one picture's alone."""
+    by_key: dict[str, list[Path]] = defaultdict(list)
     for path in source.pictures:
-        by_stem[os.path.normcase(path.stem)].append(path)
+        by_key[os.path.normcase(source.key(path))].append(path)
     clashes = [
-        " and ".join(source.name(path) for path in paths) for paths in by_stem.values() if len(paths) > 1
+        " and ".join(source.name(path) for path in paths) for paths in by_key.values() if len(paths) > 1
     ]
     if clashes:
         source.problems.append(
@@ -142,32 +170,6 @@ def _check_stems(source: Source) -> None:
                 remedy="Rename one of each, or remove it if it is a copy.",
             )
         )
-
-
-def _measure(source: Source) -> dict[Path, Size]:
-    """Return the sizes of all readable pictures."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        outcomes = dict(zip(source.pictures, pool.map(_size_or_reason, source.pictures), strict=True))
-    bad = [f"{source.name(path)}   {why}" for path, why in outcomes.items() if isinstance(why, str)]
-    if bad:
-        rest = [f"and {len(bad) - MOST_LINES} more"] if len(bad) > MOST_LINES else []
-        count = f"{len(bad)} of {len(source.pictures)} pictures in {source.config.source}"
-        source.problems.append(
-            Problem(
-                code="E10",
-                what="\n      ".join([f"{count} cannot be read:", *bad[:MOST_LINES], *rest]),
-                remedy="Replace or remove these files and start again.",
-            )
-        )
-    return {path: size for path, size in outcomes.items() if isinstance(size, Size)}
-
-
-def _size_or_reason(path: Path) -> Size | str:
-    try:
-        height, width, _ = decode(path).shape
-    except ValueError as error:
-        return str(error)
-    return Size(height, width)
 
 
 def _choose_buckets(source: Source, sizes: Mapping[Path, Size], *, step: int) -> dict[Path, Size]:

@@ -35,6 +35,7 @@ __all__ = [
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
+    "Tokenizers",
     "Variant",
     "did_you_mean",
     "name_some",
@@ -100,6 +101,11 @@ class Part:
     """Role -> part, for a file or a folder that holds several; empty for a single part."""
     linears: Mapping[str, tuple[int, int]] | None = None
     """Module path -> (out, in) of a transformer's linears; None where the file's keys are their names."""
+    blocks: Sequence[str] = ()
+    """Module paths of a transformer's blocks in the order they run, as ``Architecture.blocks`` has them.
+
+    What lies in 8 bit or waits outside the device is decided by them, before the model exists.
+    """
 
     def of(self, role: str) -> "Part":
         """Return the part for ``role`` where this is or contains one, and otherwise the whole."""
@@ -138,6 +144,20 @@ class TextEncoders(Protocol):
 
     def caption_overflow(self, captions: Sequence[str]) -> list[str]:
         """Return one note for every caption that an encoder reads only in part."""
+        ...
+
+
+@runtime_checkable
+class Tokenizers(Protocol):
+    """The tokenizers of an architecture's text encoders, without the encoders."""
+
+    @property
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        """Setting -> every file that is read for it, also where the setting is not given but found."""
+        ...
+
+    def overflow_notes(self, captions: Mapping[str, str]) -> list[str]:
+        """Return what is not read of ``captions`` (name -> text), one note for each encoder."""
         ...
 
 
@@ -271,6 +291,14 @@ class Architecture:
 
     Returns setting name -> path for every model-file setting. Files already there and sound stay.
     """
+    find_tokenizers: Callable[[Mapping[str, Path], Variant], Tokenizers] | None = None
+    """Optional: the tokenizers that the path settings name or that are found without them.
+
+    With it, captions that are too long are told before a weight is read, and a tokenizer that was found
+    counts among what an encoded text was made with.
+    """
+    scaled_linears: Sequence[str] = (".+",)
+    """Patterns (full match) of the linears that ``fp8_scaled`` covers, among those of the blocks."""
     note_streamed: Callable[[nn.Module, Collection[nn.Module]], None] | None = None
     """Optional: told, before the first step, which blocks' weights are there only while the block runs.
 

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dataset.cache import (
+    MASK,
+    MIRRORED,
     content_hash,
     judge,
     read_text,
     text_cache_path,
     unused_entries,
     write_latents,
-    write_text,
 )
 from dataset.images import decode, fit_to_bucket, to_pixels
+from dataset.masks import decode_mask, latent_mask
 from dataset.scan import Item
+from dataset.text_entries import folders_of_texts
 from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
@@ -39,7 +43,9 @@ class DataSettings:
         in_metadata=False,
     )
     clean_cache: bool = setting(
-        False, help="Delete cache entries that no picture of the dataset uses.", in_metadata=False
+        False,
+        help="Delete cache entries that no picture of the dataset and no sample prompt uses.",
+        in_metadata=False,
     )
 
 
@@ -49,6 +55,8 @@ class CacheCount:
 
     sound: int = 0
     made: int = 0
+    copied: int = 0
+    """How many of the texts that were due lay there already, under another name."""
     redone: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> names of the pictures whose entry was no longer right."""
 
@@ -59,6 +67,7 @@ class CacheCount:
             f"{len(keys)} redone ({reason}: {name_some(keys, most=3)})"
             for reason, keys in self.redone.items()
         ]
+        parts += [f"{self.copied} copied from entries of the same text"] if self.copied else []
         return ", ".join(parts)
 
 
@@ -97,7 +106,7 @@ def cache_latents(
     due: list[tuple[Item, dict[str, str]]] = []
     for item in screen.watch(items, what="pictures compared with their cache"):
         fingerprint = latent_fingerprint(item, encoder=encoder.fingerprint)
-        if _is_due(
+        if is_due(
             item.latent_cache, item.key, count=count, architecture=architecture, fingerprint=fingerprint
         ):
             due.append((item, fingerprint))
@@ -106,65 +115,48 @@ def cache_latents(
     with screen.alive("loading the autoencoder"):
         autoencoder = encoder.load()
     for item, fingerprint in screen.watch(due, what="pictures encoded"):
-        _stop_if(stopping)
+        stop_if(stopping)
         pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
-        with torch.no_grad():
-            latents = autoencoder.encode(pixels.unsqueeze(0))[0]
+        latents = _encode(autoencoder, pixels)
+        beside = {MIRRORED: _encode(autoencoder, pixels.flip(-1))} if item.flip else {}
         write_latents(
             item.latent_cache,
-            latents.float().cpu(),
+            latents,
             architecture=architecture.full_name,
             size=item.size,
             fingerprint=fingerprint,
+            beside={**beside, **_mask(item, latents)},
         )
     return count
 
 
-def cache_texts(
-    entries: Sequence[TextEntry],
-    *,
-    encoder: Encoder[TextEncoders],
-    screen: Screen,
-    stopping: Callable[[], bool],
-) -> CacheCount:
-    """Encode every caption whose cached encoding is missing or no longer right."""
-    architecture, variant = encoder.architecture, encoder.variant
-    count = CacheCount()
-    due: list[tuple[TextEntry, dict[str, str]]] = []
-    for entry in entries:
-        fingerprint = text_fingerprint(entry.text, encoder=encoder)
-        if _is_due(entry.path, entry.key, count=count, architecture=architecture, fingerprint=fingerprint):
-            due.append((entry, fingerprint))
-    if not due:
-        return count
-    with screen.alive("loading the text encoders"):
-        encoders = encoder.load()
-    tell_overflow(encoders.caption_overflow([entry.text for entry, _ in due]), screen)
-    for entry, fingerprint in screen.watch(due, what="captions encoded"):
-        _stop_if(stopping)
-        with torch.no_grad():
-            encoded = encoders.encode([entry.text])
-        tensors = {
-            spec.cache_name: encoded[name][0].to("cpu", spec.dtype)
-            for name, spec in variant.conditioning.items()
-        }
-        write_text(
-            entry.path,
-            tensors,
-            architecture=architecture.full_name,
-            caption=entry.text,
-            fingerprint=fingerprint,
-        )
-    return count
+def _encode(autoencoder: Autoencoder, pixels: Float[Tensor, "3 H W"]) -> Float[Tensor, "c h w"]:
+    with torch.no_grad():
+        return autoencoder.encode(pixels.unsqueeze(0))[0].float().cpu()
 
 
-def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> None:
-    """Count the cache entries that no picture uses, and delete them when ``clean`` says so."""
+def _mask(item: Item, latents: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
+    """Return the weights of the places of ``latents`` where ``item`` has a mask."""
+    if item.mask_path is None:
+        return {}
+    levels = decode_mask(item.mask_path, picture=item.image_path)
+    assert levels is not None, "the scan found this mask"
+    _, height, width = latents.shape
+    return {MASK: latent_mask(levels, bucket=item.bucket, latents=(height, width))}
+
+
+def tidy(
+    items: Sequence[Item], prompts: Sequence[TextEntry], *, code: str, clean: bool, screen: Screen
+) -> None:
+    """Count the cache entries that no picture or prompt uses, and delete them when ``clean`` says so."""
     used = [
         path for item in items for path in (item.latent_cache, *(caption.cache for caption in item.captions))
     ]
-    folders = sorted({path.parent for path in used})
-    unused = [path for folder in folders for path in unused_entries(folder, code, used)]
+    # A key with sub-folders lies so many folders below the dataset's cache.
+    used += [entry.path for entry in prompts]
+    roots = {item.latent_cache.parents[item.key.count("/")] for item in items}
+    folders = roots | {path.parent for path in used} | set(folders_of_texts(used))
+    unused = sorted({path for folder in folders for path in unused_entries(folder, code, used)})
     if not unused:
         return
     size = sum(path.stat().st_size for path in unused) / 1e6
@@ -178,21 +170,17 @@ def tidy(items: Sequence[Item], *, code: str, clean: bool, screen: Screen) -> No
         )
 
 
-def tell_overflow(notes: Sequence[str], screen: Screen) -> None:
-    """Print the first notes on captions that are too long, and how many more there are."""
-    for note in notes[:3]:
-        screen.say("note", note)
-    if len(notes) > 3:
-        screen.say("note", f"{len(notes) - 3} more captions are longer than an encoder reads")
-
-
 def latent_fingerprint(item: Item, *, encoder: str) -> dict[str, str]:
-    """Return what the latents of ``item`` depend on."""
-    return {
+    """Return what the latents of ``item``, its mirrored ones and its mask depend on."""
+    found = {
         "picture": content_hash(item.image_path),
         "encoder": encoder,
         "settings": f"{item.bucket.width}x{item.bucket.height} mean 1",
     }
+    if item.mask_path is not None:
+        own = item.mask_path == item.image_path
+        found["mask"] = "alpha channel" if own else content_hash(item.mask_path)
+    return {**found, "mirror": "left to right"} if item.flip else found
 
 
 def text_fingerprint(text: str, *, encoder: Encoder[TextEncoders]) -> dict[str, str]:
@@ -242,9 +230,10 @@ def cache_names(variant: Variant) -> dict[str, str]:
     return {spec.cache_name: name for name, spec in variant.conditioning.items()}
 
 
-def _is_due(
+def is_due(
     path: Path, key: str, *, count: CacheCount, architecture: Architecture, fingerprint: Mapping[str, str]
 ) -> bool:
+    """Return whether the entry at ``path`` is to be made, and count what was found."""
     verdict = judge(path, architecture=architecture.full_name, fingerprint=fingerprint)
     if verdict.kind == "sound":
         count.sound += 1
@@ -261,6 +250,7 @@ def _is_due(
     return True
 
 
-def _stop_if(stopping: Callable[[], bool]) -> None:
+def stop_if(stopping: Callable[[], bool]) -> None:
+    """Raise ``StoppedByUser`` when the user asked for it."""
     if stopping():
         raise StoppedByUser("while caching; what was cached stays")

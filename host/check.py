@@ -17,11 +17,15 @@ from dataset.cache import content_hash, judge
 from dataset.config import DatasetConfig, parse_datasets
 from dataset.folders import counted
 from dataset.images import fit_to_bucket
+from dataset.measuring import Watch, unwatched
+from dataset.pictures_record import PicturesRecord
 from dataset.scan import Item, Scan, scan
+from host.caption_lines import overflow_notes
 from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
 from host.flow_matching import NoiseSettings
+from host.idle import continued_rank, idle_guidance, late_intervals
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
@@ -29,20 +33,15 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings, check_network
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.regularisation import check_regularisation, regularisation_notes
+from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
-from host.settings import RunSettings, resolved_values
-from host.values import as_flag, as_toml
+from host.settings import RunSettings
+from host.values import as_flag
 from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
-
-NOT_YET = {
-    "blocks_to_swap": "Streaming weights from host memory",
-    "fp8_base": "Keeping the transformer in 8 bit",
-    "fp8_scaled": "Keeping the transformer in 8 bit",
-}
-"""Settings of the field that are known here and do not act yet."""
 
 ATTENTION_PACKAGES = {"flash": ("flash_attn", "flash-attn"), "xformers": ("xformers", "xformers")}
 
@@ -57,6 +56,8 @@ class Data:
     items: tuple[Item, ...]
     prompts: tuple[SamplePrompt, ...]
     notes: tuple[str, ...]
+    records: tuple[PicturesRecord, ...] = ()
+    """What is known of the pictures, one record a cache directory."""
 
     @property
     def settings(self) -> RunSettings:
@@ -72,6 +73,7 @@ class Data:
                 content_hash(item.image_path),
                 item.key,
                 [[caption.text, caption.share] for caption in item.captions],
+                item.caption_dropout_every_n_epochs,
                 *item.size,
                 *item.bucket,
                 item.repeats,
@@ -87,7 +89,7 @@ class Data:
     @property
     def file_hashes(self) -> dict[str, str]:
         """Setting -> fingerprint of every model file, tokenizer and LoRA that the run begins from."""
-        found = {name: fingerprint_of(self.files.files_of(name)) for name in self.files.paths}
+        found = {name: fingerprint_of(self.files.files_of(name)) for name in self.files.names}
         lora = self.settings.network.network_weights
         return found if lora is None else {**found, "network_weights": fingerprint_of([lora])}
 
@@ -120,29 +122,39 @@ class Findings:
             raise ConfigError(list(dict.fromkeys(self.problems)))
 
 
-def check_data(config: Config, *, needed: list[str]) -> Data:
+def check_data(config: Config, *, needed: list[str], watch: Watch = unwatched) -> Data:
     """Check what the cache scripts need; ``needed`` are the model files without which they cannot work."""
     found = Findings()
-    data = _data(config, found, needed=needed)
+    data = _data(config, found, needed=needed, watch=watch)
     found.raise_if_any()
     return replace(data, notes=(*check_device(config.settings.model), *config.notes, *data.notes))
 
 
-def check_job(config: Config, *, processes: Processes) -> Job:
+def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched) -> Job:
     """Check a whole training job; raises ``ConfigError`` with all problems."""
     settings = config.settings
     found = Findings()
-    data = _data(config, found, needed=_all_model_files(config))
+    data = _data(config, found, needed=_all_model_files(config), watch=watch)
     found.problems += _timesteps(settings.noise)
     found.problems += check_optimizer(settings.optimizer, device=processes.device)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
     found.problems += check_trackers(settings.log)
+    weight = settings.fit.prior_loss_weight
+    found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
+    layout = config.architecture.adapter_layout
+    found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
     plan = _plan(data, world=processes.world) if data.items else None
+    if "dit" in data.files.parts:
+        problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
+        found.problems += problems
+        found.notes += notes
+    found.notes += [*continued_rank(config), *(late_intervals(config, plan) if plan else ())]
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()
     assert plan is not None
+    found.notes += regularisation_notes(data.items, prior_loss_weight=weight)
     return Job(
         config=config,
         files=data.files,
@@ -150,6 +162,7 @@ def check_job(config: Config, *, processes: Processes) -> Job:
         items=data.items,
         prompts=data.prompts,
         notes=(*check_device(settings.model), *data.notes, *found.notes),
+        records=data.records,
         plan=plan,
     )
 
@@ -167,11 +180,13 @@ def check_device(model: ModelSettings) -> list[str]:
             what,
             remedy if has_card else 'Set device = "cpu", or install the driver of your card.',
             code="E21",
+            setting="device",
         )
     number = int(model.device.partition(":")[2] or 0)
     if model.device.startswith("cuda") and number >= torch.cuda.device_count():
         what = f'device = "{model.device}", but there is {counted(torch.cuda.device_count(), "GPU")}.'
-        raise MachineError.of(what, 'They are counted from 0: set  device = "cuda:0"', code="E21")
+        remedy = 'They are counted from 0: set  device = "cuda:0"'
+        raise MachineError.of(what, remedy, code="E21", setting="device")
     if model.device == "auto" and has_card and torch.version.cuda is None:
         return [
             f"this machine has an NVIDIA card, but torch {torch.__version__} is built for the CPU. {remedy}"
@@ -179,29 +194,31 @@ def check_device(model: ModelSettings) -> list[str]:
     return []
 
 
-def _data(config: Config, found: Findings, *, needed: list[str]) -> Data:
+def _data(config: Config, found: Findings, *, needed: list[str], watch: Watch) -> Data:
     settings, architecture = config.settings, config.architecture
-    found.problems += [*not_yet(config), *_attention(settings.model)]
+    found.problems += _attention(settings.model)
     files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
-    found.problems += problems
+    found.problems += [*problems, *check_memory(config, files)]
     datasets = found.gather(lambda: _datasets(config), otherwise=())
+    nothing = Scan(items=(), notes=())
+    step = architecture.bucket_step
     scanned = found.gather(
-        lambda: (
-            scan(datasets, code=architecture.code, bucket_step=architecture.bucket_step) if datasets else None
-        ),
-        otherwise=None,
-    ) or Scan(items=(), notes=())
+        lambda: scan(datasets, code=architecture.code, bucket_step=step, watch=watch), otherwise=nothing
+    )
     found.problems += _foreign_caches(scanned.items, full_name=architecture.full_name)
     found.gather(lambda: _try_to_reduce(scanned.items), otherwise=None)
     path = settings.sample.sample_prompts
     prompts = found.gather(lambda: tuple(read_prompts(path)) if path else (), otherwise=())
+    too_long = found.gather(lambda: overflow_notes(files.tokenizers, scanned.items, prompts), otherwise=[])
+    notes = [*scanned.notes, *too_long, *(note for prompt in prompts for note in prompt.notes)]
     return Data(
         config=config,
         files=files,
         datasets=datasets,
         items=scanned.items,
         prompts=prompts,
-        notes=(*files.notes, *scanned.notes, *(note for prompt in prompts for note in prompt.notes)),
+        notes=(*files.notes, *notes),
+        records=scanned.records,
     )
 
 
@@ -214,6 +231,7 @@ def _datasets(config: Config) -> tuple[DatasetConfig, ...]:
                     what="No dataset is named.",
                     remedy="[[datasets]]\nimage_directory = '/path/to/pictures'\n"
                     "in the training file, or  dataset_config = '/path/to/dataset.toml'",
+                    setting="dataset_config",
                 )
             ]
         )
@@ -238,25 +256,40 @@ def _all_model_files(config: Config) -> list[str]:
     return [*path_roles(ModelSettings), *path_roles(config.architecture.settings)]
 
 
-def not_yet(config: Config) -> list[Problem]:
-    """Return the settings that are known here and do not act yet, where they are switched on."""
-    values = resolved_values(config.settings)
-    problems = []
-    for name, words in NOT_YET.items():
-        if not values.get(name):
-            continue
-        off = 0 if name == "blocks_to_swap" else False
-        line = as_flag(name, off) if "flag" in config.origins[name] else f"{name} = {as_toml(off)}"
-        what = f"{name} = {as_toml(values[name])}: {words} is not offered yet."
-        problems.append(Problem(what=what, remedy=f"Write:  {line}"))
-    return problems
+def check_memory(config: Config, files: ModelFiles) -> list[Problem]:
+    """Return what cannot be kept as the settings say, told from the transformer's header."""
+    part, model = files.parts.get("dit"), config.settings.model
+    if part is None or part.role != "transformer" or part.refusal is not None:
+        return []
+    count, wanted = len(part.blocks), model.blocks_to_swap
+    if not count and (wanted or model.fp8_base):
+        what = f"fp8_base and blocks_to_swap cannot act: {config.architecture.full_name} does not say which "
+        return [
+            Problem(
+                what=f"{what}blocks it has.",
+                remedy="Remove both; or fill in Part.blocks.",
+                setting="fp8_base" if model.fp8_base else "blocks_to_swap",
+            )
+        ]
+    if wanted <= count:
+        return []
+    given_as_flag = "flag" in config.origins["blocks_to_swap"]
+    most = as_flag("blocks_to_swap", count) if given_as_flag else f"blocks_to_swap = {count}"
+    return [
+        Problem(
+            what=f"blocks_to_swap = {wanted}: this transformer has {count} blocks.",
+            remedy=f"Write a number from 0 to {count}; all of them:  {most}",
+            setting="blocks_to_swap",
+        )
+    ]
 
 
 def _timesteps(noise: NoiseSettings) -> list[Problem]:
     if noise.min_timestep < noise.max_timestep:
         return []
     what = f"min_timestep = {noise.min_timestep} is not below max_timestep = {noise.max_timestep}."
-    return [Problem(what=what, remedy="Exchange the two numbers, or remove both lines.")]
+    remedy = "Exchange the two numbers, or remove both lines."
+    return [Problem(what=what, remedy=remedy, setting="min_timestep")]
 
 
 def _attention(model: ModelSettings) -> list[Problem]:
@@ -267,6 +300,7 @@ def _attention(model: ModelSettings) -> list[Problem]:
         Problem(
             what=f'attn_mode = "{model.attn_mode}" needs {package}, which is not installed.',
             remedy=f'pip install {package}     or  attn_mode = "torch"',
+            setting="attn_mode",
         )
     ]
 
@@ -308,5 +342,8 @@ def _adapter(data: Data) -> list[Problem]:
         choose_linears(list(linears), preset=preset, include=include, exclude=exclude)
     except ValueError as error:
         remedy = "Correct network_args or network_preset."
-        return [Problem(what=f"network_args: {line}.", remedy=remedy) for line in str(error).splitlines()]
+        lines = str(error).splitlines()
+        return [
+            Problem(what=f"network_args: {line}.", remedy=remedy, setting="network_args") for line in lines
+        ]
     return []

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,20 @@ from typing import Any
 import toml
 
 from host.architecture import Architecture
-from host.dataset_tables import DATASET_TABLES, DatasetTables, find_dataset, holds_dataset
+from host.dataset_tables import DatasetTables, find_dataset
+from host.environment import read_environment
 from host.errors import ConfigError, Problem, ProblemsFound
 from host.flags import Flags, help_parser, read_flags
 from host.foreign_words import FOREIGN_WORDS
-from host.judgement import complete_values, judge_effects, learning_rate_problems
+from host.given import Given
+from host.judgement import (
+    complete_values,
+    judge_effects,
+    learning_rate_problems,
+    leave_out_idle_presets,
+)
 from host.prepare import ModelSettings
+from host.presets import Presets, read_presets
 from host.reading import Reading
 from host.registry import find_architecture
 from host.setting import facts_of
@@ -29,8 +37,12 @@ from host.settings import (
     resolved_values,
     without_effect,
 )
-from host.toml_source import TomlSource, read_toml
-from host.values import Given, toml_encoder, toml_line
+from host.toml_source import TomlSource
+from host.training_file import given_in, nested_sections, only_a_dataset, read_training_file
+from host.values import toml_encoder, toml_line
+
+SOURCES = ("preset", "dataset_config")
+"""Settings that name files; what those say stands in the resolved configuration itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,67 +52,107 @@ class Config:
     settings: RunSettings
     architecture: Architecture
     origins: Mapping[str, str]
-    """Setting -> ``default``, ``file``, ``flag`` or ``alias clip_l (file)``."""
+    """Setting -> ``default``, ``preset fast``, ``file``, ``environment``, ``flag`` or
+    ``alias clip_l (file)``."""
+    given: Mapping[str, Given]
+    """Setting -> what the user wrote for it, where something was written."""
     notes: tuple[str, ...]
     """Lines for the screen."""
-    dataset_document: Mapping[str, Any] | None
-    """The tables ``general`` and ``datasets``, not yet validated; None when there are none."""
-    dataset_defaults: Mapping[str, Any]
-    """Keys of the dataset that were given among the training settings; already in the document."""
-    where: Callable[[str, int | None], str]
-    """(dataset key, number of the dataset or None for general) -> its address for messages."""
+    pictures: DatasetTables
+    """The description of the pictures, not yet validated."""
     source: Path | None
     """The training file."""
     check_only: bool
 
+    @property
+    def dataset_document(self) -> Mapping[str, Any] | None:
+        """The tables ``general`` and ``datasets``; None when nothing describes the pictures."""
+        return self.pictures.document
 
-def load_config(argv: Sequence[str], *, prog: str) -> Config:
-    """Return what the command line and the file that it names ask for.
+    @property
+    def dataset_defaults(self) -> dict[str, Any]:
+        """Keys of the dataset that were given among the settings; already in the document."""
+        return {key: given.raw for key, given in self.pictures.defaults.items()}
+
+    @property
+    def where(self) -> Callable[[str, int | None], str]:
+        """(dataset key, number of the dataset or None for general) -> its address for messages."""
+        return self.pictures.where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Words:
+    """Everything that the user wrote, by source; a later layer goes before an earlier one."""
+
+    flags: Flags
+    training: TomlSource | None
+    presets: Presets
+    own: tuple[Sequence[Given], ...]
+    """Training file, environment, flags."""
+    problems: Sequence[Problem]
+
+    @property
+    def layers(self) -> list[Sequence[Given]]:
+        return [*self.presets.layers, *self.own]
+
+
+def load_config(argv: Sequence[str], *, prog: str, environment: Mapping[str, str] | None = None) -> Config:
+    """Return what presets, the training file, the environment and the command line ask for.
 
     Raises ``ConfigError`` with every problem found; ``--help`` prints and leaves, as with argparse.
     """
     try:
-        return _load(argv, prog)
+        return _load(argv, prog, os.environ if environment is None else environment)
     except ProblemsFound as error:
         raise ConfigError(error.problems) from error
 
 
-def _load(argv: Sequence[str], prog: str) -> Config:
-    flags = read_flags(argv, _known_kinds(None))
-    if flags.asks_for_help:
-        _show_help(flags, prog)
-    training = _training_file(flags)
-    architecture = _find_architecture(flags, training)
+def _load(argv: Sequence[str], prog: str, environment: Mapping[str, str]) -> Config:
+    if read_flags(argv, _known_kinds(None)).asks_for_help:
+        _show_help(argv, prog, environment)
+    # The first look finds the architecture, whose own settings decide what the words mean.
+    words = _words(argv, environment, plugin_settings=None)
+    architecture = _find_architecture(words)
     fields = all_fields(architecture.settings)
+    config_file = words.flags.config_file
+    words = _words(argv, environment, plugin_settings=architecture.settings)
     reading = Reading(fields=fields, kinds=all_kinds(architecture.settings))
-    config_file, flags = flags.config_file, read_flags(argv, _known_kinds(architecture.settings))
-    reading.problems += flags.problems
-    if flags.config_file != config_file:
+    reading.problems += [*words.problems, *words.flags.problems, *words.presets.problems]
+    if words.flags.config_file != config_file:
         reading.problems.append(_config_file_unclear(prog))
-    if training is not None:
-        reading.problems += _wrong_kind_of_file(training, flags)
-        reading.problems += _nested_sections(training)
-        reading.take(_given_in(training))
-    reading.take(flags.given)
-    dataset = _dataset(training, reading)
+    for layer in words.layers:
+        reading.take(layer)
+    pictures = _pictures(words.training, reading)
     values = complete_values(reading)
-    notes = [*reading.notes(), *dataset.notes(), *judge_effects(reading, values)]
+    left_out = leave_out_idle_presets(reading, values)
+    notes = [*reading.notes(), *pictures.notes(), *left_out, *judge_effects(reading, values)]
     reading.problems += learning_rate_problems(reading, values)
     if reading.problems:
         raise ProblemsFound(reading.problems)
     return Config(
         settings=assemble(values, architecture.settings),
         architecture=architecture,
-        origins={
-            name: reading.choices[name].origin if name in reading.choices else "default" for name in fields
-        },
+        origins={name: reading.origin_of(name) for name in fields},
+        given={name: choice.given for name, choice in reading.choices.items()},
         notes=tuple(notes),
-        dataset_document=dataset.document,
-        dataset_defaults={key: given.raw for key, given in reading.dataset_defaults.items()},
-        where=dataset.where,
-        source=training.path if training else None,
-        check_only=flags.check_only,
+        pictures=pictures,
+        source=words.training.path if words.training else None,
+        check_only=words.flags.check_only,
     )
+
+
+def _words(argv: Sequence[str], environment: Mapping[str, str], *, plugin_settings: type | None) -> _Words:
+    kinds = _known_kinds(plugin_settings)
+    flags = read_flags(argv, kinds)
+    variables, problems = read_environment(environment, kinds)
+    training = read_training_file(flags.config_file) if flags.config_file is not None else None
+    if training is not None:
+        problems += nested_sections(training)
+        if all(given.name == "dataset_config" for given in flags.given):
+            problems += only_a_dataset(training)
+    in_file = list(given_in(training, origin="file")) if training is not None else []
+    own = (in_file, variables, flags.given)
+    return _Words(flags=flags, training=training, presets=read_presets(own), own=own, problems=problems)
 
 
 @dataclass(frozen=True)
@@ -116,72 +168,10 @@ def _known_kinds(plugin_settings: type | None) -> dict[str, type]:
     return {**foreign, **ours}
 
 
-def _training_file(flags: Flags) -> TomlSource | None:
-    if flags.config_file is None:
-        return None
-    path = Path(os.path.expanduser(flags.config_file))
-    if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        what = f"{path.name} is not a TOML file; presets of other programs are not read."
-        remedy = "Write its settings as lines of a .toml file:  learning_rate = 1e-4"
-        raise ProblemsFound([Problem(code="E05", what=what, remedy=remedy)])
-    if not path.exists() and path.suffix.lower() != ".toml":
-        path = path.with_name(f"{path.name}.toml")
-    return read_toml(path)
-
-
-def _given_in(training: TomlSource) -> Iterator[Given]:
-    for name, value in training.document.items():
-        if name in DATASET_TABLES:
-            continue
-        entries = value.items() if isinstance(value, dict) else [(name, value)]
-        for key_name, raw in entries:
-            if isinstance(raw, dict) or _is_tables(raw):
-                continue
-            key = training.find(name if isinstance(value, dict) else "", key_name)
-            yield Given(
-                name=key_name,
-                raw=raw,
-                origin="file",
-                place=training.place(key),
-                key_excerpt=training.excerpt(key, of_name=True),
-                value_excerpt=training.excerpt(key),
-            )
-
-
-def _nested_sections(training: TomlSource) -> Iterator[Problem]:
-    tops = {name: value for name, value in training.document.items() if name not in DATASET_TABLES}
-    nested = [f"[[{name}]]" for name, value in tops.items() if _is_tables(value)]
-    for name, value in tops.items():
-        if isinstance(value, dict):
-            nested += [
-                f"[{name}.{key}]" for key, raw in value.items() if isinstance(raw, dict) or _is_tables(raw)
-            ]
-    for section in nested:
-        hint = "  For pictures write [[datasets]]." if "data" in section else ""
-        what = f"{section} ({training.path.name}) is not a section of settings."
-        yield Problem(
-            code="E02", what=what, remedy=f"Write a plain section such as [training], or none.{hint}"
-        )
-
-
-def _is_tables(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
-
-
-def _wrong_kind_of_file(training: TomlSource, flags: Flags) -> Iterator[Problem]:
-    only_dataset = holds_dataset(training) and all(name in DATASET_TABLES for name in training.document)
-    if only_dataset and all(given.name == "dataset_config" for given in flags.given):
-        yield Problem(
-            code="E05",
-            what=f"{training.path.name} describes a dataset and holds no training setting.",
-            remedy=f"In the training file write:  dataset_config = '{training.path}'",
-        )
-
-
-def _find_architecture(flags: Flags, training: TomlSource | None) -> Architecture:
-    words = [*(_given_in(training) if training else ()), *flags.given]
+def _find_architecture(words: _Words) -> Architecture:
+    given = [word for layer in words.layers for word in layer if word.name == "architecture"]
     # What is no text is refused later, like every other value.
-    given = [word for word in words if word.name == "architecture" and isinstance(word.raw, str)]
+    given = [word for word in given if isinstance(word.raw, str)]
     if not given:
         return find_architecture(ModelSettings().architecture)
     try:
@@ -201,9 +191,9 @@ def _config_file_unclear(prog: str) -> Problem:
     )
 
 
-def _show_help(flags: Flags, prog: str) -> None:
+def _show_help(argv: Sequence[str], prog: str, environment: Mapping[str, str]) -> None:
     try:
-        architecture = _find_architecture(flags, _training_file(flags))
+        architecture = _find_architecture(_words(argv, environment, plugin_settings=None))
         groups: Mapping[str, type] = groups_with(architecture.settings)
     except (ConfigError, ProblemsFound):
         # Help must come whatever is wrong; the plugin's own settings are missing from it then.
@@ -213,7 +203,7 @@ def _show_help(flags: Flags, prog: str) -> None:
     parser.exit()
 
 
-def _dataset(training: TomlSource | None, reading: Reading) -> DatasetTables:
+def _pictures(training: TomlSource | None, reading: Reading) -> DatasetTables:
     choice = reading.choices.get("dataset_config")
     try:
         return find_dataset(
@@ -230,12 +220,13 @@ def _dataset(training: TomlSource | None, reading: Reading) -> DatasetTables:
 def resolved_toml(config: Config) -> str:
     """Return a training file that gives the same settings again, with the origin of every value.
 
-    Left out is what is not set, and what has no effect (it has its default then).
+    Left out is what is not set, and what has no effect (it has its default then). It needs no other
+    file: what presets and a dataset file said stands in it.
     """
     fields = all_fields(config.architecture.settings)
     values = resolved_values(config.settings)
-    silent = without_effect(fields, values, given=values)
-    tables = config.dataset_document if config.settings.data.dataset_config is None else None
+    silent = [*SOURCES, *without_effect(fields, values, given=values)]
+    tables = config.dataset_document
     lines = [] if tables else [toml_line(*default) for default in config.dataset_defaults.items()]
     for member in dataclasses.fields(config.settings):
         group = dataclasses.fields(getattr(config.settings, member.name))

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.foreign_keys import ALIASES
+from dataset.subsets import are_tables, places_of, rows_below
 from host.errors import Problem, ProblemsFound, name_some
-from host.toml_source import TomlSource, read_toml
-from host.values import Given, joined
+from host.given import Given
+from host.toml_source import Key, TomlSource, read_toml
+from host.values import as_toml, joined
 
 DATASET_TABLES = ("general", "datasets")
+PARENT_WORDS = ("train_data_dir", "reg_data_dir")
+"""sd-scripts' words for a folder of ``10_cat`` folders."""
+
+_SUBSETS = "datasets.subsets"
+_SECTIONS = {"general": "[general]", "datasets": "[[datasets]]", _SUBSETS: "[[datasets.subsets]]"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,28 +32,84 @@ class DatasetTables:
     """Keys of ``general`` that were given among the training settings."""
 
     def notes(self) -> list[str]:
-        """Return which of the defaults given elsewhere have no effect."""
+        """Return which of the defaults given elsewhere say again what the tables say."""
         general = self.source.document.get("general", {}) if self.source else {}
         return [
             f"{given.name} ({given.place}) has no effect: [general] of the dataset sets {key}."
             for key, given in self.defaults.items()
-            if isinstance(general, dict) and key in general
+            if given.origin == "file" and isinstance(general, dict) and key in general
         ]
 
-    def where(self, key: str, index: int | None) -> str:
-        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None."""
+    def find(self, key: str, index: int | None) -> Key | None:
+        """Return where a key stands: in the ``index``-th dataset, or in ``[general]`` for None.
+
+        A subset is a dataset of its own, which inherits from the table that it belongs to.
+        """
         if self.source is None:
-            return "the dataset"
+            return None
+        names = [key, *(alias for alias, name in ALIASES.items() if name == key)]
+        for table, number in self._tables(index):
+            for name in names:
+                if found := self.source.find(table, name, index=number):
+                    return found
+        return None
+
+    def where(self, key: str, index: int | None) -> str:
+        """Return where a key stands, or near where it would."""
+        default = next((word for word in (key, *PARENT_WORDS) if word in self.defaults), None)
+        if self.source is None:
+            return self.defaults[default].place if default else "the dataset"
         if index is None and key in DATASET_TABLES:
             return self.source.path.name
-        table = "general" if index is None else "datasets"
-        found = self.source.find(table, key, index=index)
-        if found is None and index is None and key in self.defaults:
+        found = self.find(key, index)
+        if index is None and key in self.defaults and (found is None or _rules(self.defaults[key])):
             return self.defaults[key].place
         if found is not None:
             return self.source.place(found)
-        section = "[general]" if index is None else f"[[datasets]] number {index + 1}"
-        return f"{self.source.path.name}, {section}"
+        if default is not None and (index is None or default in PARENT_WORDS):
+            return self.defaults[default].place
+        table, number = next(self._tables(index))
+        counted = "" if number is None else f" number {number + 1}"
+        return f"{self.source.path.name}, {_SECTIONS[table]}{counted}"
+
+    def _tables(self, index: int | None) -> Iterator[tuple[str, int | None]]:
+        """Yield the tables that a key of a dataset may stand in, the nearest first."""
+        if index is None:
+            yield "general", None
+            return
+        tables = (self.document or {}).get("datasets", [])
+        places = places_of(tables) if are_tables(tables) else []
+        number, subset = places[index] if index < len(places) else (index, None)
+        if subset is not None:
+            yield _SUBSETS, subset
+        yield "datasets", number
+
+    def given(self, address: str) -> Given | None:
+        """Return what stands at an address such as ``general.resolution`` or ``datasets.1.num_repeats``."""
+        table, _, rest = address.partition(".")
+        number, _, key = rest.rpartition(".")
+        if self.source is None or table not in DATASET_TABLES:
+            return None
+        if table == "general" and key in self.defaults:
+            default = self.defaults[key]
+            if _rules(default) or self.source.find(table, key) is None:
+                return default
+        found = self.source.find(table, key, index=int(number) if number else None)
+        if found is None:
+            return None
+        return Given(
+            name=key,
+            raw=None,
+            origin="file",
+            place=self.source.place(found),
+            key_excerpt=self.source.excerpt(found, of_name=True),
+            value_excerpt=self.source.excerpt(found),
+        )
+
+
+def _rules(given: Given) -> bool:
+    """Whether a default goes before ``[general]``: as a flag goes before every line of the file."""
+    return given.form.is_words
 
 
 def holds_dataset(source: TomlSource) -> bool:
@@ -65,7 +129,8 @@ def find_dataset(
     Args:
         training: The training file, which may hold the tables itself.
         dataset_config: The file of their own.
-        defaults: What the training settings say of the dataset; a table's own value goes first.
+        defaults: What the training settings say of the dataset. A preset's goes behind [general], that
+            of a flag or of the environment before it; a table of [[datasets]] goes before all.
         setting_names: The words of the training file, which have no place in a dataset.
     """
     source = training if training is not None and holds_dataset(training) else None
@@ -75,19 +140,84 @@ def find_dataset(
         source = _read(dataset_config)
         if problem := _not_a_dataset(source, setting_names):
             raise ProblemsFound([problem])
-    if source is None:
-        return DatasetTables(document=None, source=None, defaults=defaults)
-    problems = [*_misplaced(source, setting_names)]
-    if source is not training:
+    problems = [*_misplaced(source, setting_names), *_idle(source, defaults)] if source else []
+    if source is not None and source is not training:
         problems += _unknown_tables(source)
     if problems:
         raise ProblemsFound(problems)
+    parents = {word: defaults[word] for word in PARENT_WORDS if word in defaults}
+    defaults = {word: given for word, given in defaults.items() if word not in parents}
+    if parents:
+        return _from_parents(parents, source, defaults)
+    if source is None:
+        return DatasetTables(document=None, source=None, defaults=defaults)
     document = {name: source.document[name] for name in DATASET_TABLES if name in source.document}
+    return DatasetTables(document=_with(defaults, document), source=source, defaults=defaults)
+
+
+def _with(defaults: Mapping[str, Given], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables with what was given elsewhere put under ``[general]``."""
     general = document.get("general", {})
     # Whether the tables have the right form is the dataset's own schema to judge.
-    if defaults and isinstance(general, dict):
-        document["general"] = {key: given.raw for key, given in defaults.items()} | general
-    return DatasetTables(document=document, source=source, defaults=defaults)
+    if not defaults or not isinstance(general, dict):
+        return dict(document)
+    below = {key: given.raw for key, given in defaults.items() if not _rules(given)}
+    above = {key: given.raw for key, given in defaults.items() if _rules(given)}
+    return {**document, "general": below | general | above}
+
+
+def _from_parents(
+    parents: Mapping[str, Given], source: TomlSource | None, defaults: Mapping[str, Given]
+) -> DatasetTables:
+    """Return a dataset for each ``10_cat`` folder below the folders that sd-scripts' words name."""
+    if source is not None and "datasets" in source.document:
+        given = next(iter(parents.values()))
+        what = f"The pictures are described twice: by [[datasets]] in {source.path.name} and by {given.name}"
+        remedy = f"Remove {given.name}, or the tables."
+        raise ProblemsFound([Problem(code="E02", what=f"{what} ({given.place}).", remedy=remedy)])
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for word, given in parents.items():
+        try:
+            rows += rows_below(Path(str(given.raw)).expanduser(), key=word)
+        except ProblemsFound as found:
+            problems += found.problems
+    if problems:
+        raise ProblemsFound(problems)
+    general = {"general": source.document["general"]} if source and "general" in source.document else {}
+    return DatasetTables(
+        document=_with(defaults, {**general, "datasets": rows}),
+        source=source,
+        defaults={**defaults, **parents},
+    )
+
+
+def _idle(source: TomlSource, defaults: Mapping[str, Given]) -> Iterator[Problem]:
+    """Yield the defaults that the tables contradict, so that they change nothing."""
+    general, rows = source.document.get("general"), source.document.get("datasets")
+    for key, given in defaults.items():
+        if given.from_preset:
+            continue
+        in_general = isinstance(general, dict) and general.get(key, given.raw) != given.raw
+        if in_general and not _rules(given):
+            yield _contradicted(given, source, source.find("general", key))
+        elif _differs_in_every(rows, key, given.raw):
+            yield _contradicted(given, source, source.find("datasets", key, index=0))
+
+
+def _contradicted(given: Given, source: TomlSource, key: Key | None) -> Problem:
+    return Problem(
+        code="E02",
+        what=f"{given.name} = {as_toml(given.raw)} has no effect ({given.place}): "
+        f"the pictures have their own ({source.place(key)}).",
+        remedy=joined(source.excerpt(key), f"Change that line, or remove {given.name}."),
+    )
+
+
+def _differs_in_every(rows: object, key: str, value: object) -> bool:
+    if not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and row.get(key, value) != value for row in rows)
 
 
 def _read(path: Path) -> TomlSource:
@@ -135,22 +265,18 @@ def _unknown_tables(source: TomlSource) -> Iterator[Problem]:
 
 def _misplaced(source: TomlSource, setting_names: Collection[str]) -> Iterator[Problem]:
     for key in source.keys:
-        if key.table in DATASET_TABLES and key.name in setting_names:
-            shown = "[general]" if key.table == "general" else "[[datasets]]"
+        if key.table in _SECTIONS and key.name in setting_names:
             yield Problem(
                 code="E02",
-                what=f'"{key.name}" stands below {shown} ({source.place(key)}), but is a training setting.',
+                what=f'"{key.name}" stands below {_SECTIONS[key.table]} ({source.place(key)}),'
+                " but is a training setting.",
                 remedy=f"{source.excerpt(key, of_name=True)}\n"
                 "Move the line into the training file, above [general] and [[datasets]].",
             )
 
 
 def _described_twice(training: TomlSource, dataset_config: Path) -> ProblemsFound:
-    tables = " and ".join(
-        {"general": "[general]", "datasets": "[[datasets]]"}[table]
-        for table in DATASET_TABLES
-        if table in training.document
-    )
+    tables = " and ".join(_SECTIONS[table] for table in DATASET_TABLES if table in training.document)
     return ProblemsFound(
         [
             Problem(

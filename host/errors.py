@@ -1,10 +1,10 @@
 """Errors that are for users: no traceback, an exit code, and all problems of a stage at once."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from dataset.problems import Problem, ProblemsFound, name_some
+from dataset.spelling import nearest
 
 __all__ = [
     "ConfigError",
@@ -32,9 +32,9 @@ class MusubiError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     @classmethod
-    def of(cls: type[Kind], what: str, remedy: str, *, code: str = "") -> Kind:
-        """Return an error about one problem."""
-        return cls([Problem(what=what, remedy=remedy, code=code)])
+    def of(cls: type[Kind], what: str, remedy: str, *, code: str = "", setting: str = "") -> Kind:
+        """Return an error about one problem; ``setting`` is the one that it is about."""
+        return cls([Problem(what=what, remedy=remedy, code=code, setting=setting)])
 
 
 class ConfigError(MusubiError):
@@ -62,5 +62,5 @@ class StoppedByUser(Exception):  # noqa: N818 - not an error: the user asked for
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``Did you mean "rank"?``, or the list of known words."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1)
+    close = nearest(word, choices, cutoff=0.6)
     return f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(choices)}."

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from host.errors import Problem
+from host.given import BY_FLAG, Given, excerpt_of
 from host.setting import facts_of
 from host.settings import CONTROL_WORDS, default_of
-from host.values import FALSE_WORDS, TRUE_WORDS, Given, as_toml, from_word, kind_of
+from host.values import FALSE_WORDS, TRUE_WORDS, as_toml, from_word, kind_of
 
 PLACE = "the command line"
 
@@ -71,17 +73,19 @@ def _take_flag(flags: Flags, word: str, rest: list[str], known: Mapping[str, typ
                     remedy=f"Write  --{name}  or  --no_{name}",
                 )
             )
-        _keep(flags, name, raw=not switched_off)
+        _keep(flags, name, raw=not switched_off, excerpt=excerpt_of("", f"--{written}"))
         return
     taken = [attached] if has_value else _following(rest, kind)
+    excerpt = excerpt_of(f"--{written}{'=' if has_value else ' '}", shlex.join(taken)) if taken else ""
     if not taken and kind is not None:
         flags.problems.append(
             Problem(code="E03", what=f"--{written} has no value ({PLACE}).", remedy=f"Write  --{name} VALUE")
         )
     elif kind is list:
-        _keep(flags, name, raw=taken)
+        _keep(flags, name, raw=taken, excerpt=excerpt)
     else:
-        _keep(flags, name, raw=from_word(kind or str, taken[0]) if taken else True)
+        raw = from_word(kind or str, taken[0]) if taken else True
+        _keep(flags, name, raw=raw, excerpt=excerpt)
 
 
 def _stray_truth(rest: list[str]) -> str:
@@ -97,7 +101,7 @@ def _following(rest: list[str], kind: type | None) -> list[str]:
     return taken
 
 
-def _keep(flags: Flags, name: str, *, raw: object) -> None:
+def _keep(flags: Flags, name: str, *, raw: object, excerpt: str) -> None:
     if name == "help":
         flags.asks_for_help = bool(raw)
     elif name == "check":
@@ -105,7 +109,9 @@ def _keep(flags: Flags, name: str, *, raw: object) -> None:
     elif name == "config_file":
         _take_config_file(flags, str(raw))
     else:
-        flags.given.append(Given(name=name, raw=raw, origin="flag", place=PLACE, by_flag=True))
+        flags.given.append(
+            Given(name=name, raw=raw, origin="flag", place=PLACE, value_excerpt=excerpt, form=BY_FLAG)
+        )
 
 
 def _take_config_file(flags: Flags, word: str) -> None:

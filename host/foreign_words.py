@@ -21,7 +21,7 @@ class ForeignWord:
     sets: tuple[str, object] | None = None
     """The setting and the value that the word, when true, stands for."""
     dataset_key: str = ""
-    """The key of the dataset's ``[general]`` that it is a default of."""
+    """The key of the dataset's ``[general]`` that it is a default of; or a folder of datasets."""
     neutral: tuple[object, ...] = ()
     """The values that say what is done anyway."""
     any_value: bool = False
@@ -31,6 +31,11 @@ class ForeignWord:
     remedy: str = REMOVE
     secret: bool = False
     """True when its value must not be shown."""
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether it describes the pictures, so that it is a word of ours too."""
+        return bool(self.dataset_key) or self.why == _IN_DATASET
 
     def accepts(self, value: object) -> bool:
         """Return whether ``value`` asks for nothing that is not done anyway."""
@@ -74,19 +79,27 @@ def _each(names: str, word: ForeignWord) -> dict[str, ForeignWord]:
     return dict.fromkeys(names.split(), word)
 
 
-def _dataset_words() -> Iterator[tuple[type, str]]:
-    """Yield the keys that describe pictures; which of them act is for the dataset's schema to say."""
-    words: dict[type, str] = {
-        str: "image_directory image_jsonl_file cache_directory caption_directory missing_caption image_dir "
-        "control_directory metadata_file conditioning_data_dir class_tokens train_data_dir reg_data_dir "
-        "in_json caption_separator keep_tokens_separator secondary_separator caption_prefix caption_suffix "
-        "face_crop_aug_range resize_interpolation",
-        int: "min_bucket_reso max_bucket_reso bucket_reso_steps keep_tokens caption_dropout_every_n_epochs "
-        "token_warmup_min",
-        float: "caption_dropout_rate caption_tag_dropout_rate token_warmup_step",
-        bool: "shuffle_caption enable_wildcard color_aug flip_aug random_crop masked_loss alpha_mask",
+def _dataset_words() -> Iterator[tuple[str, ForeignWord]]:
+    """Yield the words that describe pictures; what a value of them does is for the dataset's rules to say."""
+    defaults: dict[type, str] = {
+        str: "caption_extension missing_caption class_tokens trigger_word caption_separator "
+        "secondary_separator keep_tokens_separator caption_prefix caption_suffix mask_suffix missing_mask "
+        "train_data_dir reg_data_dir resize_interpolation",
+        int: "keep_tokens caption_variants min_bucket_reso max_bucket_reso bucket_reso_steps "
+        "caption_dropout_every_n_epochs token_warmup_min",
+        float: "caption_dropout_rate caption_tag_dropout_rate unmasked_weight token_warmup_step",
+        bool: "enable_bucket bucket_no_upscale recursive skip_unreadable shuffle_caption enable_wildcard "
+        "flip_aug alpha_mask masked_loss color_aug random_crop",
     }
-    return ((kind, word) for kind, names in words.items() for word in names.split())
+    yield from ((name, _dataset(name, kind)) for kind, names in defaults.items() for name in names.split())
+    one_by_one: dict[type, str] = {
+        str: "image_directory image_jsonl_file cache_directory caption_directory mask_directory image_dir "
+        "control_directory metadata_file conditioning_data_dir in_json face_crop_aug_range",
+        list: "resolutions exclude",
+        bool: "is_reg",
+    }
+    for kind, names in one_by_one.items():
+        yield from ((name, _refused(kind, why=_IN_DATASET, do=_TO_DATASET)) for name in names.split())
 
 
 _CACHED = "latents and text are always cached, on disk"
@@ -133,9 +146,6 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     **_each("batch_size train_batch_size", _dataset("batch_size", int)),
     **_each("num_repeats dataset_repeats", _dataset("num_repeats", int)),
     "resolution": _dataset("resolution", str),
-    "enable_bucket": _dataset("enable_bucket", bool),
-    "bucket_no_upscale": _dataset("bucket_no_upscale", bool),
-    "caption_extension": _dataset("caption_extension", str),
     "network_module": _neutral(
         "networks.lora_flux",
         why="the adapter is a LoRA on FLUX.1's blocks, and this module is for another model or adapter",
@@ -229,6 +239,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
         "validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps",
         _refused(int, why=_NO_VALIDATION),
     ),
+    "sample_sampler": _neutral("euler", "k_euler", why="pictures are made by one sampler, Euler"),
     "lr_scheduler_type": _refused(str, why="schedules go by name", do="Write  lr_scheduler  instead."),
     "lr_scheduler_args": _refused(
         list,
@@ -251,7 +262,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     **_each("fp8_text_encoder fp8_vl fp8_llm edit edit_plus", _refused(why=_OTHER_MODEL)),
     "model_version": _neutral("dev", why=_OTHER_MODEL),
     **_each("num_layers dit_in_channels", _refused(int, why=_OTHER_MODEL)),
-    **{word: _refused(kind, why=_IN_DATASET, do=_TO_DATASET) for kind, word in _dataset_words()},
+    **dict(_dataset_words()),
 }
 
 _OTHER_SHIFT = "its shift fits another model than FLUX.1"

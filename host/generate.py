@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,13 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
-from host.check import not_yet
+from host.check import check_memory
 from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
+from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
-from host.prepare import adapter_summary, attach_lora_file, load_frozen_transformer, release_memory
+from host.placing import placing
+from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
@@ -24,6 +26,7 @@ from host.setting import path_roles
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
+PROMPT_CACHE = Path("cache") / "prompts"
 EPILOG = "The models come from a training file, or from the flags of train.py that name them."
 
 
@@ -46,28 +49,34 @@ def generate_image(argv: Sequence[str]) -> str:
     prompts = _prompts(order, config)
     if config.settings.model.tiny_directory:
         config.architecture.tiny(config.settings.model.tiny_directory)
-    files = _files(config, order)
-    device, screen = join_processes(config.settings.model.device).device, Screen()
-    entries = prompt_entries(
-        texts_of(prompts), folder=Path("cache") / "prompts", code=config.architecture.code
-    )
+    with placing(config):
+        files = _files(config, order)
+        device, screen = join_processes(config.settings.model.device).device, Screen()
+    entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            config.architecture, files.paths["dit"], settings=config.settings.model, device=device
+        frozen = load_frozen_transformer(
+            config.architecture,
+            files.paths["dit"],
+            skeleton=files.skeleton(),
+            settings=config.settings.model,
+            home=Home(device=device, folder=PROMPT_CACHE),
         )
+    for note in frozen.notes:
+        screen.say("load", note)
+    start_blocks(frozen, config.architecture, checkpointed=False)
     sampler = Sampler(
         architecture=config.architecture,
         variant=files.variant,
-        transformer=transformer,
+        transformer=frozen.transformer,
         conditioning=conditioning_of(entries, variant=files.variant),
         device=device,
         seed=config.settings.fit.seed,
         stopping=stopping,
     )
     latents = _draw(sampler, order, config, prompts, screen=screen)
-    del transformer, sampler
+    del frozen, sampler
     release_memory()
     autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
     with torch.no_grad():
@@ -121,8 +130,10 @@ def _files(config: Config, order: Order) -> ModelFiles:
         problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
     elif order.lora_weight is not None and not problems:
         prefix = config.architecture.adapter_layout.kohya_prefix
-        problems += unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
-    problems += not_yet(config)
+        unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
+        # It is named on the command line, whatever the training file says of network_weights.
+        problems += [replace(problem, setting="") for problem in unfit]
+    problems += check_memory(config, files)
     if problems:
         raise ConfigError(problems)
     return files

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from host.atomic import write_text
 from host.errors import Problem
-from host.setting import setting, setting_given, setting_is
+from host.setting import setting, setting_is
 
 HEARTBEAT_SECONDS = 8.0
 """A sign of life comes at least every ten seconds."""
@@ -34,7 +34,7 @@ class LogSettings:
         None,
         help="Folder of the TensorBoard files; logs beside the results unless given.",
         in_metadata=False,
-        used_when=setting_given("log_with"),
+        used_when=setting_is("log_with", "tensorboard", "all"),
     )
     log_tracker_name: str | None = setting(
         None,
@@ -221,6 +221,7 @@ def check_trackers(settings: LogSettings) -> list[Problem]:
         Problem(
             what=f'log_with = "{settings.log_with}" needs {name}, which is not installed.',
             remedy=f"pip install {name}",
+            setting="log_with",
         )
         for name in _chosen(settings)
         if importlib.util.find_spec(name) is None

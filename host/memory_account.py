@@ -8,52 +8,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from host.quantization import FrozenWeight
+from host.streaming import Streamer
+from networks.linears import StoredLinear
+
 STATM = Path("/proc/self/statm")
 
 
 class MemoryAccount:
     """Splits the memory in use among its owners, in bytes.
 
-    What a step cannot change is counted once, at the first question. ``gradients`` are as large as the
-    adapter and there only between backward pass and optimizer. ``rest`` is all else: activations, batches
-    and libraries. On a GPU it belongs to the highest use since this account was opened, on the CPU to the
-    process as it is now; where the system does not tell, it is 0.
+    What no step changes is counted once. ``gradients`` are as large as the adapter and there only between
+    backward pass and optimizer. ``rest`` is all else: activations, batches and libraries. On a GPU it
+    belongs to the highest use since this account was opened, on the CPU to the process as it is now; where
+    the system does not tell, it is 0.
     """
 
     def __init__(
         self,
         *,
-        transformer: nn.Module,
-        trained: Iterable[nn.Parameter],
+        frozen: Iterable[Tensor],
+        trained: Iterable[Tensor],
         optimizer: torch.optim.Optimizer,
         device: torch.device,
     ) -> None:
-        self.transformer = transformer
-        self.trained = list(trained)
+        adapter = storage_bytes(trained)
+        self.owners = {"frozen": storage_bytes(frozen), "adapter": adapter, "gradients": adapter}
         self.optimizer = optimizer
         self.device = device
-        self._fixed: dict[str, int] = {}
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def by_owner(self) -> Mapping[str, int]:
-        """Return bytes by owner; ask after a step, for before it the optimizer has no state."""
-        if not self._fixed:
-            adapter = storage_bytes(self.trained)
-            self._fixed = {
-                "frozen": storage_bytes(frozen_tensors(self.transformer)),
-                "adapter": adapter,
-                "optimizer": storage_bytes(tensors_in(self.optimizer.state)),
-                "gradients": adapter,
-            }
+        """Return bytes by owner; ask first after a step, for before it the optimizer has no state."""
+        if "optimizer" not in self.owners:
+            self.owners["optimizer"] = storage_bytes(tensors_in(self.optimizer.state))
         total = bytes_in_use(self.device) or 0
-        return {**self._fixed, "rest": max(0, total - sum(self._fixed.values()))}
+        return {**self.owners, "rest": max(0, total - sum(self.owners.values()))}
 
 
-def frozen_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Yield all that ``module`` holds and does not train."""
+def frozen_tensors(module: nn.Module, streamer: Streamer | None = None) -> Iterator[Tensor]:
+    """Yield all that ``module`` holds on its device and does not train, and what it is streamed through."""
     yield from (parameter for parameter in module.parameters() if not parameter.requires_grad)
     yield from module.buffers()
+    for part in module.modules():
+        if isinstance(part, StoredLinear) and isinstance(part.weight, FrozenWeight):
+            yield from part.weight.parts or ()
+    if streamer is not None:
+        yield from streamer.ring.buffers
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

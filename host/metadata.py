@@ -12,6 +12,7 @@ from dataset.config import DatasetConfig
 from host.check import Job
 from host.config import metadata_values
 from host.optimizers import describe
+from host.regularisation import samples_per_epoch
 from networks.lora import Adapter
 
 
@@ -65,6 +66,7 @@ def _training(job: Job, values: Mapping[str, str], *, device_type: str) -> dict[
         "sigmoid_scale",
         "discrete_flow_shift",
         "loss_type",
+        "prior_loss_weight",
         "noise_offset",
         "min_snr_gamma",
         "ip_noise_gamma",
@@ -77,6 +79,8 @@ def _training(job: Job, values: Mapping[str, str], *, device_type: str) -> dict[
         "ss_max_train_steps": str(plan.total_steps),
         "ss_num_epochs": str(-(-plan.total_steps // plan.steps_per_epoch)),
         "ss_num_train_items": str(sum(item.repeats for item in job.items)),
+        "ss_num_train_images": str(samples_per_epoch(job.items, is_reg=False)),
+        "ss_num_reg_images": str(samples_per_epoch(job.items, is_reg=True)),
         "ss_num_batches_per_epoch": str(plan.batches_per_epoch),
         "ss_model_prediction_type": "raw",
         "ss_cache_latents": "True",
@@ -104,8 +108,13 @@ def _dataset(config: DatasetConfig) -> dict[str, object]:
         "enable_bucket": config.enable_bucket,
         "bucket_no_upscale": config.bucket_no_upscale,
         "has_control": False,
+        "is_reg": config.is_reg,
+        "flip_aug": config.flip_aug,
+        "alpha_mask": config.alpha_mask,
     }
-    for name in ("image_directory", "image_jsonl_file"):
+    if config.mask_suffix is not None:
+        entry["mask_suffix"] = config.mask_suffix
+    for name in ("image_directory", "image_jsonl_file", "mask_directory"):
         path = getattr(config, name)
         if path is not None:
             entry[name] = Path(path).name

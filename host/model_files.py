@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from host.architecture import Architecture, Header, Part, Variant
+from host.architecture import Architecture, Header, Part, Tokenizers, Variant
 from host.errors import Problem, ProblemsFound, name_some
 from host.headers import read_header
+from host.placement import Skeleton
 from host.prepare import ModelSettings
 from host.saving import linears_in
 from host.setting import path_roles
@@ -40,6 +41,14 @@ class ModelFiles:
     notes: tuple[str, ...]
     headers: Mapping[str, Header]
     """What each model file says of itself."""
+    tokenizers: Tokenizers | None = None
+    """Those that are named or found, where the plugin tells."""
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that files are read for: those given, and those whose files were found."""
+        found = self.tokenizers.files if self.tokenizers is not None else ()
+        return sorted({*self.paths, *found})
 
     def of(self, names: Sequence[str]) -> dict[str, Path]:
         """Return the given paths among ``names``."""
@@ -47,6 +56,8 @@ class ModelFiles:
 
     def files_of(self, name: str) -> list[Path]:
         """Return every file that is read for the setting ``name``, in a fixed order."""
+        if self.tokenizers is not None and name in self.tokenizers.files:
+            return list(self.tokenizers.files[name])
         if name not in self.headers:
             return [self.paths[name]]
         prefix, tensors = self.parts[name].key_prefix, self.headers[name].tensors
@@ -58,6 +69,10 @@ class ModelFiles:
         if part.linears is not None:
             return dict(part.linears)
         return linears_in(self.headers["dit"], key_prefix=part.key_prefix)
+
+    def skeleton(self) -> Skeleton:
+        """Return what the transformer's header says of its build."""
+        return Skeleton(blocks=self.parts["dit"].blocks, linears=self.linears())
 
 
 def find_model_files(
@@ -85,6 +100,7 @@ def find_model_files(
         for name, header in headers.items()
         if (part := architecture.identify(header)) is not None
     }
+    written = {path: name for name, path in paths.items()}
     paths, parts, notes = _put_right(paths, parts, roles)
     found_at = {header.path: header for header in headers.values()}
     sound: dict[str, Part] = {}
@@ -94,16 +110,22 @@ def find_model_files(
         if not found:
             sound[name] = parts[name]
     # What is wrong with a file already is not told again by the plugin.
-    problems += architecture.check_files(
-        {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
-    )
-    variant = parts["dit"].variant if "dit" in parts else None
+    problems += [
+        replace(problem, setting=written.get(paths.get(problem.setting, Path()), problem.setting))
+        for problem in architecture.check_files(
+            {name: path for name, path in paths.items() if name in sound or name not in roles}, sound
+        )
+    ]
+    told = parts["dit"].variant if "dit" in parts else None
+    variant = told or architecture.default_variant
+    find = None if problems else architecture.find_tokenizers
     files = ModelFiles(
         paths=paths,
         parts=parts,
-        variant=variant or architecture.default_variant,
-        notes=(*notes, *([variant.note] if variant is not None and variant.note else [])),
+        variant=variant,
+        notes=(*notes, *([told.note] if told is not None and told.note else [])),
         headers={name: found_at[paths[name]] for name in parts},
+        tokenizers=find(paths, variant) if find is not None else None,
     )
     return files, problems
 
@@ -120,6 +142,7 @@ def _missing_setting(name: str, role: str) -> Problem:
     return Problem(
         what=f'"{name}" is not set; it is the file of the {role.replace("_", "-")}.',
         remedy=f"{name} = '/path/to/file.safetensors'",
+        setting=name,
     )
 
 
@@ -129,13 +152,15 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
             sorted(other.name for other in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
         )
         there = f"In that folder: {', '.join(near[:5])}." if near else f"Correct the line  {name} = ..."
-        return None, [Problem(code="E15", what=f"{name} = '{path}' does not exist.", remedy=there)]
+        what = f"{name} = '{path}' does not exist."
+        return None, [Problem(code="E15", what=what, remedy=there, setting=name)]
     if path.suffix.lower() in NOT_SAFETENSORS and path.is_file():
         return None, [
             Problem(
                 code="E16",
                 what=f"{name} = '{path}' {NOT_SAFETENSORS[path.suffix.lower()]}.",
                 remedy="Use the .safetensors file of the same weights (bf16, fp16 or fp32).",
+                setting=name,
             )
         ]
     try:
@@ -144,11 +169,12 @@ def _header(name: str, path: Path) -> tuple[Header | None, list[Problem]]:
         return None, [_in_setting(name, problem) for problem in found.problems]
     except OSError as error:
         what = f"{name} = '{path}' cannot be read: {error.strerror}."
-        return None, [Problem(code="E16", what=what, remedy="Let your user read the file, or copy it.")]
+        remedy = "Let your user read the file, or copy it."
+        return None, [Problem(code="E16", what=what, remedy=remedy, setting=name)]
 
 
 def _in_setting(name: str, problem: Problem) -> Problem:
-    return replace(problem, what=f"{name} cannot be used: {problem.what}")
+    return replace(problem, what=f"{name} cannot be used: {problem.what}", setting=name)
 
 
 def _put_right(
@@ -171,6 +197,7 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
                 code="E15",
                 what=f"{name} = '{path}' is none of the model files known here.",
                 remedy=f"It needs the file of the {wanted}:  {name} = '/path/to/{wanted}.safetensors'",
+                setting=name,
             )
         ]
     if part.refusal is not None and part.role == roles[name]:
@@ -185,6 +212,7 @@ def _misplaced(name: str, path: Path, part: Part | None, roles: Mapping[str, str
             code="E15",
             what=f"{name} = '{path}' is {part.description}; the file of the {wanted} is needed here.",
             remedy=f"{remedy}Write:  {name} = '/path/to/{wanted}.safetensors'",
+            setting=name,
         )
     ]
 
@@ -210,5 +238,6 @@ def unfit_lora(path: Path, *, linears: Mapping[str, tuple[int, int]], kohya_pref
             code="E15",
             what=f"network_weights = '{path}' {what}.",
             remedy="Name a LoRA that was trained on this transformer, or remove the line to begin anew.",
+            setting="network_weights",
         )
     ]

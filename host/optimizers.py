@@ -198,16 +198,17 @@ def _read_arguments(written: Sequence[str]) -> tuple[dict[str, Any], list[Proble
         name, equals, text = (part.strip() for part in entry.partition("="))
         if not equals or not name.isidentifier():
             remedy = 'Write "name=value", such as "weight_decay=0.01".'
-            problems.append(Problem(what=f'optimizer_args: "{entry}" is not name=value.', remedy=remedy))
+            what = f'optimizer_args: "{entry}" is not name=value.'
+            problems.append(_about_arguments(what, remedy))
         elif name in arguments:
             what = f'optimizer_args: {name} is given twice, the second time as "{entry}".'
-            problems.append(Problem(what=what, remedy="Remove one of the two."))
+            problems.append(_about_arguments(what, "Remove one of the two."))
         else:
             try:
                 arguments[name] = ast.literal_eval(text)
             except (ValueError, SyntaxError, TypeError):
                 what = f'optimizer_args: the value of "{entry}" cannot be read.'
-                problems.append(Problem(what=what, remedy=_how_to_write(name, text)))
+                problems.append(_about_arguments(what, _how_to_write(name, text)))
     return arguments, problems
 
 
@@ -226,16 +227,16 @@ def _check_arguments(
     parameters = inspect.signature(optimizer_class).parameters
     own = [argument for argument in arguments if argument in OWN_SETTINGS]
     problems = [
-        Problem(what=f"optimizer_args: {argument} is not given here.", remedy=OWN_SETTINGS[argument])
+        _about_arguments(f"optimizer_args: {argument} is not given here.", OWN_SETTINGS[argument])
         for argument in own
     ]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return problems  # only its constructor knows what it takes
     accepted = [argument for argument in parameters if argument not in OWN_SETTINGS]
     return problems + [
-        Problem(
-            what=f"optimizer_args: {name} takes no argument {argument}.",
-            remedy=f"It takes {name_some(accepted, most=20)}.",
+        _about_arguments(
+            f"optimizer_args: {name} takes no argument {argument}.",
+            f"It takes {name_some(accepted, most=20)}.",
         )
         for argument in arguments
         if argument not in accepted and argument not in own
@@ -253,7 +254,8 @@ def _check_relative_step(
     line = ", ".join(f'"{entry}"' for entry in [*(f"{k}={v}" for k, v in ADAFACTOR_ARGUMENTS.items()), *kept])
     name = optimizer_class.__name__
     what = f"{name} with relative_step=True (its default) ignores learning_rate and lr_scheduler."
-    return [Problem(what=what, remedy=f"Paste: optimizer_args = [{line}]")]
+    remedy = f"Paste: optimizer_args = [{line}]"
+    return [Problem(what=what, remedy=remedy, setting="optimizer_type")]
 
 
 def _check_construction(
@@ -269,7 +271,7 @@ def _check_construction(
             made.step()
     except CONSTRUCTION_ERRORS as error:
         what = f"{optimizer_class.__name__} refuses optimizer_args = {settings.optimizer_args}: {error}."
-        return [Problem(what=what, remedy="Correct or remove the argument.")]
+        return [_about_arguments(what, "Correct or remove the argument.")]
     return []
 
 
@@ -288,13 +290,17 @@ def check_learning_rate(settings: OptimizerSettings, *, device: torch.device | s
     if _is_adaptive(name) and not lowest <= settings.learning_rate <= highest:
         what = f"{given}: it finds its step size itself, and multiplies it by learning_rate."
         remedy = f"Paste: learning_rate = 1.0\nPossible: {lowest} to {highest}."
-        return [Problem(code="E24", what=what, remedy=remedy)]
+        return [Problem(code="E24", what=what, remedy=remedy, setting="learning_rate")]
     if _is_elementwise(name) and settings.learning_rate > HIGHEST_RATE:
         what = f"{given} would destroy the LoRA within a few steps."
         remedy = "Paste: learning_rate = 1e-4\nRates near 1 are for optimizers such as prodigyopt.Prodigy."
-        return [Problem(code="E24", what=what, remedy=remedy)]
+        return [Problem(code="E24", what=what, remedy=remedy, setting="learning_rate")]
     return []
 
 
+def _about_arguments(what: str, remedy: str) -> Problem:
+    return Problem(what=what, remedy=remedy, setting="optimizer_args")
+
+
 def _refusal(what: str, remedy: str) -> ProblemsFound:
-    return ProblemsFound([Problem(what=what, remedy=remedy)])
+    return ProblemsFound([Problem(what=what, remedy=remedy, setting="optimizer_type")])

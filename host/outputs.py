@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.setting import UsedWhen, setting, setting_given, setting_is
+from host.setting import UsedWhen, setting, setting_is
 
 SAVES_ON_THE_WAY = UsedWhen(
     test=lambda resolved: bool(resolved["save_every_n_steps"] or resolved["save_every_n_epochs"]),
     says="save_every_n_steps or save_every_n_epochs is set",
+    paste="save_every_n_steps = 500",
+)
+
+SEVERAL_STATES = UsedWhen(
+    test=lambda resolved: bool(resolved["save_state"]) and SAVES_ON_THE_WAY.test(resolved),
+    says=f"save_state is set and {SAVES_ON_THE_WAY.says}",
 )
 
 
@@ -44,7 +50,7 @@ class OutputSettings:
         help="Keep only so many states; save_last_n unless given.",
         minimum=1,
         in_metadata=False,
-        used_when=setting_given("save_state"),
+        used_when=SEVERAL_STATES,
     )
     resume: str | None = setting(None, help="A state folder, or latest.", in_metadata=False)
     no_metadata: bool = setting(False, help="Keep the settings out of the LoRA's header.", in_metadata=False)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from dataset.scan import Item
-from host.caching import CacheCount, Encoder, TextEntry, cache_latents, cache_texts, tidy
+from host.caching import CacheCount, Encoder, TextEntry, cache_latents, tidy
 from host.config import Config
 from host.fingerprints import fingerprint_of
 from host.logs import Screen
 from host.model_files import ModelFiles
 from host.prepare import release_memory
 from host.setting import facts_of, path_roles
+from host.text_caching import cache_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,7 @@ class Encoding:
             encoder=Encoder(
                 architecture=self.config.architecture,
                 variant=self.files.variant,
-                fingerprint=fingerprint_of(
-                    file for name in sorted(paths) for file in self.files.files_of(name)
-                ),
+                fingerprint=text_encoders_fingerprint(self.config, self.files),
                 load=lambda: self.config.architecture.load_text_encoders(
                     paths,
                     device=self.device,
@@ -75,10 +74,10 @@ class Encoding:
         self.screen.say("text", f"{len(entries)} captions and prompts: {count.sentence()}")
         return count
 
-    def tidy(self, items: Sequence[Item]) -> None:
-        """Name the cache entries that no picture uses; delete them if the settings say so."""
+    def tidy(self, items: Sequence[Item], prompts: Sequence[TextEntry]) -> None:
+        """Name the cache entries that no picture or prompt uses; delete them if the settings say so."""
         clean = self.config.settings.data.clean_cache
-        tidy(items, code=self.config.architecture.code, clean=clean, screen=self.screen)
+        tidy(items, prompts, code=self.config.architecture.code, clean=clean, screen=self.screen)
 
     @property
     def _disable_mmap(self) -> bool:
@@ -87,8 +86,17 @@ class Encoding:
 
 def text_paths(config: Config, files: ModelFiles) -> dict[str, Path]:
     """Return the plugin's own paths: text encoders and their tokenizers."""
+    return files.of(_text_names(config, files))
+
+
+def text_encoders_fingerprint(config: Config, files: ModelFiles) -> str:
+    """Return one hash of every file that an encoded text is made with, found tokenizers included."""
+    return fingerprint_of(file for name in _text_names(config, files) for file in files.files_of(name))
+
+
+def _text_names(config: Config, files: ModelFiles) -> list[str]:
     others = path_roles(type(config.settings.model))
-    return {name: path for name, path in files.paths.items() if name not in others}
+    return [name for name in files.names if name not in others]
 
 
 def _changed(settings: Any) -> str:

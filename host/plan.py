@@ -5,7 +5,6 @@ step is smaller, so that every picture is seen exactly ``num_repeats`` times.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,12 +90,18 @@ class TrainingPlan:
         sizes = "/".join(str(size) for size in sorted(set(self.batch_sizes)))
         cards = f" x {processes} processes" if processes > 1 else ""
         epochs = self.total_steps / self.steps_per_epoch
-        each = self.total_steps * seen / (self.steps_per_epoch * pictures)
         return (
             f"{pictures} pictures{by} / (batch {sizes} x accumulation {accumulation}{cards}) = "
             f"{self.steps_per_epoch} steps per epoch; {self.total_steps} steps = {epochs:.4g} epochs; "
-            f"each picture is seen about {each:.4g} times"
+            f"each picture is seen about {self._exposures(epochs)}"
         )
+
+    def _exposures(self, epochs: float) -> str:
+        repeats = {item.dataset: item.repeats for item in self.items}
+        times = {dataset: f"{epochs * repeat:.4g} times" for dataset, repeat in sorted(repeats.items())}
+        if len(set(repeats.values())) == 1:
+            return next(iter(times.values()))
+        return ", ".join(f"{text} in dataset {dataset + 1}" for dataset, text in times.items())
 
 
 def _with_positions(batches: Sequence[tuple[int, ...]]) -> tuple[MicroBatch, ...]:
@@ -106,12 +111,3 @@ def _with_positions(batches: Sequence[tuple[int, ...]]) -> tuple[MicroBatch, ...
         placed.append(MicroBatch(indices=batch, positions=tuple(range(first, first + len(batch)))))
         first += len(batch)
     return tuple(placed)
-
-
-def bucket_table(items: Sequence[Item]) -> list[str]:
-    """Return one line a bucket of each dataset: width x height, pictures."""
-    counts = Counter((item.dataset, item.bucket) for item in items)
-    return [
-        f"bucket {bucket.width}x{bucket.height}: {count} pictures"
-        for (_, bucket), count in sorted(counts.items())
-    ]

@@ -1,7 +1,7 @@
-"""From files to a model ready to train: load, freeze, attach the adapter."""
+"""Which model and which adapter; puts the adapter on the model."""
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,10 +10,11 @@ from torch import nn
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.headers import read_header
-from host.setting import setting, setting_given
+from host.setting import UsedWhen, setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
+from networks.linears import linears_of
 from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
@@ -48,11 +49,21 @@ class ModelSettings:
     disable_mmap: bool = setting(
         True, help="Read model files plainly instead of mapping them into memory.", in_metadata=False
     )
-    blocks_to_swap: int = setting(0, help="Blocks whose weights wait in host memory.", minimum=0)
-    fp8_base: bool = setting(False, help="Keep the frozen transformer in 8 bit.")
+    blocks_to_swap: int = setting(
+        0,
+        help="Blocks whose weights wait in main memory (on disk when the device is the CPU).",
+        minimum=0,
+        in_metadata=False,
+    )
+    fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
     )
+
+
+BEGINS_ANEW = UsedWhen(
+    test=lambda resolved: resolved["network_weights"] is None, says="network_weights is not set"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +75,7 @@ class NetworkSettings:
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",
         above=0.0,
+        used_when=BEGINS_ANEW,
     )
     network_dropout: float = setting(
         0.0, help="Share of the rank's activations dropped in training.", minimum=0.0, maximum=0.99
@@ -71,33 +83,17 @@ class NetworkSettings:
     network_preset: str | None = setting(
         None,
         help="Named set of linears of the architecture; its first one (all token-wise linears) unless given.",
+        used_when=BEGINS_ANEW,
     )
     network_args: list[str] = setting(
         [],
         help="include_patterns=['regex', ...] adds linears to the preset, exclude_patterns=[...] removes "
         "them (full match on module paths; included wins).",
+        used_when=BEGINS_ANEW,
     )
     network_weights: Path | None = setting(
         None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
     )
-
-
-COMPUTE_DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
-
-
-def load_frozen_transformer(
-    architecture: Architecture, path: Path, *, settings: ModelSettings, device: torch.device
-) -> nn.Module:
-    """Load the transformer in the precision that it computes in; every parameter is frozen."""
-    transformer = architecture.load_transformer(
-        path,
-        device=device,
-        dtype=COMPUTE_DTYPES[settings.mixed_precision],
-        disable_mmap=settings.disable_mmap,
-        attn_mode=settings.attn_mode,
-        split_attn=settings.split_attn,
-    )
-    return transformer.requires_grad_(False)
 
 
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
@@ -106,56 +102,43 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
     presets = architecture.adapter_layout.presets
     if settings.network_preset is not None and settings.network_preset not in presets:
         what = f'network_preset = "{settings.network_preset}" is not a preset of {architecture.full_name}.'
-        problems.append(Problem(what=what, remedy=did_you_mean(settings.network_preset, presets)))
+        remedy = did_you_mean(settings.network_preset, presets)
+        problems.append(Problem(what=what, remedy=remedy, setting="network_preset"))
     try:
         parse_network_args(settings.network_args)
     except ValueError as error:
-        problems.append(
-            Problem(what=f"network_args: {error}", remedy="Correct the line  network_args = [...]")
-        )
+        remedy = "Correct the line  network_args = [...]"
+        problems.append(Problem(what=f"network_args: {error}", remedy=remedy, setting="network_args"))
     if settings.network_weights is not None:
         problems += _check_continuing(settings, settings.network_weights)
     return problems
 
 
 def _check_continuing(settings: NetworkSettings, path: Path) -> list[Problem]:
-    """Return what is said of the adapter beside a LoRA that brings its own modules, rank and alpha."""
+    """Return what is wrong with a LoRA that is continued, and with the rank given beside its own."""
     if not path.is_file():
         what = f"network_weights = '{path}' does not exist."
-        return [Problem(what=what, remedy="Correct the path, or remove the line to begin anew.")]
+        remedy = "Correct the path, or remove the line to begin anew."
+        return [Problem(what=what, remedy=remedy, setting="network_weights")]
     try:
         tensors = read_header(path).tensors
     except ProblemsFound as found:
-        return list(found.problems)
+        return [replace(problem, setting="network_weights") for problem in found.problems]
     ranks = {entry.shape[0] for name, entry in tensors.items() if name.endswith(".lora_down.weight")}
     if not ranks:
         what = f"network_weights = '{path}' holds no LoRA in kohya's keys."
-        return [Problem(code="E23", what=what, remedy="Name a LoRA that this program or kohya's saved.")]
-    said = {
-        "network_dim": settings.network_dim not in {DEFAULT_DIM, *ranks},
-        "network_alpha": settings.network_alpha is not None,
-        "network_preset": settings.network_preset is not None,
-        "network_args": bool(settings.network_args),
-    }
-    words = [name for name, contradicts in said.items() if contradicts]
-    if not words:
+        remedy = "Name a LoRA that this program or kohya's saved."
+        return [Problem(code="E23", what=what, remedy=remedy, setting="network_weights")]
+    if settings.network_dim in {DEFAULT_DIM, *ranks}:
         return []
     return [
         Problem(
-            what=f"{', '.join(words)} and network_weights = '{path}' contradict each other: a LoRA that is "
+            what=f"network_dim and network_weights = '{path}' contradict each other: a LoRA that is "
             f"continued keeps its modules, its rank ({', '.join(map(str, sorted(ranks)))}) and its alpha.",
-            remedy=f"Remove {', '.join(words)}; or remove network_weights to begin anew.",
+            remedy="Remove network_dim; or remove network_weights to begin anew.",
+            setting="network_dim",
         )
     ]
-
-
-def linears_of(transformer: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return every linear: module path -> (out features, in features)."""
-    return {
-        name: (module.out_features, module.in_features)
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
 
 
 def attach_adapter(

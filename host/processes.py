@@ -59,7 +59,8 @@ def join_processes(device: str) -> Processes:
     """
     if not DEVICE.fullmatch(device):
         what = f'device = "{device}" is not offered; auto, cpu, cuda and cuda:1 are.'
-        raise ConfigError.of(what, 'Write  device = "auto"  to take the GPU when there is one.')
+        remedy = 'Write  device = "auto"  to take the GPU when there is one.'
+        raise ConfigError.of(what, remedy, setting="device")
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=torch.device(wanted))

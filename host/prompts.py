@@ -303,4 +303,4 @@ READERS: Mapping[str, Callable[[str, Path, list[Problem]], Iterator[_Entry]]] = 
 
 
 def _refusal(what: str, remedy: str) -> ProblemsFound:
-    return ProblemsFound([Problem(what=what, remedy=remedy)])
+    return ProblemsFound([Problem(what=what, remedy=remedy, setting="sample_prompts")])

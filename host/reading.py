@@ -1,15 +1,17 @@
 """From the user's words to settings: ours are checked, the field's translated, unknown ones refused."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataset.spelling import nearest, slips_of
 from host.errors import Problem
 from host.foreign_words import FOREIGN_WORDS, REFUSED_VALUES, ForeignWord
+from host.given import BY_FLAG, Given
 from host.setting import SettingFacts, facts_of
-from host.values import Given, UnusableValue, as_toml, check_value, joined
+from host.settings import CONTROL_WORDS
+from host.values import UnusableValue, as_toml, check_value, joined
 
 _NO_FACTS = SettingFacts(help="")
 
@@ -24,7 +26,7 @@ class Choice:
 
     @property
     def origin(self) -> str:
-        """``file``, ``flag``, or ``alias clip_l (file)``."""
+        """Such as ``file`` or ``preset fast``; behind an alias ``alias clip_l (file)``."""
         own = self.given.name == self.name
         return self.given.origin if own else f"alias {self.given.name} ({self.given.origin})"
 
@@ -36,6 +38,8 @@ class Reading:
     fields: Mapping[str, dataclasses.Field[Any]]
     kinds: Mapping[str, type]
     choices: dict[str, Choice] = field(default_factory=dict)
+    from_presets: dict[str, Choice] = field(default_factory=dict)
+    """What presets said, also where a later word goes before it."""
     dataset_defaults: dict[str, Given] = field(default_factory=dict)
     neutral: list[str] = field(default_factory=list)
     faulty: set[str] = field(default_factory=set)
@@ -58,6 +62,13 @@ class Reading:
             if earlier.value != choice.value:
                 self.problems.append(_given_twice(earlier.given, given))
         self.choices |= taken
+        # An earlier value of what cannot be used now is not what the user wants either.
+        self.choices = {name: choice for name, choice in self.choices.items() if name not in self.faulty}
+        self.from_presets |= {name: choice for name, choice in taken.items() if choice.given.from_preset}
+
+    def origin_of(self, name: str) -> str:
+        """Return where the value of a setting comes from."""
+        return self.choices[name].origin if name in self.choices else "default"
 
     def notes(self) -> list[str]:
         """Return what the user should know of words that were not taken as they stand."""
@@ -131,58 +142,53 @@ class Reading:
 
     def _keep_for_dataset(self, given: Given, key: str) -> None:
         raw = given.raw
-        if key == "resolution" and isinstance(raw, str) and given.by_flag:
+        if key == "resolution" and isinstance(raw, str) and given.form.is_words:
             sides = raw.replace("x", ",").split(",")
             if all(side.strip().isdecimal() for side in sides):
                 numbers = [int(side) for side in sides]
                 raw = numbers if len(numbers) > 1 else numbers[0]
         given = dataclasses.replace(given, raw=raw)
         earlier = self.dataset_defaults.get(key, given)
-        if earlier.by_flag == given.by_flag and earlier.raw != raw:
+        if earlier.origin == given.origin and earlier.raw != raw:
             self.problems.append(_given_twice(earlier, given))
         self.dataset_defaults[key] = given
 
     def _unknown(self, given: Given) -> Problem:
-        word = "flag" if given.by_flag else "setting"
-        shown = f"--{given.name}" if given.by_flag else given.name
-        # Ours first: an alias is suggested only when nothing of ours is as near.
-        near = nearest(given.name, self.fields) or nearest(given.name, FOREIGN_WORDS)
-        meant = " or ".join(f'"{name}"' for name in near)
+        meant = " or ".join(f'"{given.form.shown(name)}"' for name in self._meant(given))
         return Problem(
             code="E01",
-            what=f'Unknown {word} "{shown}" ({given.place}).',
+            what=f'Unknown {given.form.noun} "{given.form.shown(given.name)}" ({given.place}).',
             remedy=joined(
                 given.key_excerpt,
-                f"Did you mean {meant}?" if near else "",
+                f"Did you mean {meant}?" if meant else "",
                 "Correct or remove it; --help lists all settings.",
             ),
+            setting=given.name,
         )
 
-
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Return the names that are one slip of the hand from ``word``, or else the most similar one."""
-    names = sorted(known)
-    slips = [name for name in names if one_slip_apart(word, name)]
-    return slips or difflib.get_close_matches(word, names, n=1, cutoff=0.7)
-
-
-def one_slip_apart(first: str, second: str) -> bool:
-    """Return whether one letter was added, lost, changed, or swapped with its neighbour."""
-    start = 0
-    while start < min(len(first), len(second)) and first[start] == second[start]:
-        start += 1
-    one, other = first[start:], second[start:]
-    swapped = one[1:2] + one[:1] + one[2:] if len(one) > 1 else ""
-    return first != second and (
-        one[1:] == other or one == other[1:] or one[1:] == other[1:] or swapped == other
-    )
+    def _meant(self, given: Given) -> list[str]:
+        """Return the names that an unknown one may have been meant to be."""
+        if given.form is BY_FLAG and given.name.startswith("no_"):
+            switches = [name for name, kind in self.kinds.items() if kind is bool]
+            return [f"no_{name}" for name in nearest(given.name[3:], switches)]
+        pictures = [name for name, word in FOREIGN_WORDS.items() if word.is_of_pictures]
+        ours = {*self.fields, *pictures, *(CONTROL_WORDS if given.form is BY_FLAG else ())}
+        # Ours first: a word of others is suggested only when nothing of ours is as near.
+        return (
+            slips_of(given.name, sorted(ours))
+            or slips_of(given.name, sorted(FOREIGN_WORDS))
+            or nearest(given.name, ours)
+            or nearest(given.name, FOREIGN_WORDS)
+        )
 
 
 def _given_twice(first: Given, second: Given) -> Problem:
     places = " and ".join(dict.fromkeys([first.place, second.place]))
     names = " and ".join(dict.fromkeys([first.name, second.name]))
     twice = f"{names} is given twice" if first.name == second.name else f"{names} mean the same"
-    return Problem(code="E02", what=f"{twice}: {places}.", remedy="Keep one of the two.")
+    excerpts = list(dict.fromkeys([first.key_excerpt, second.key_excerpt]))
+    remedy = joined(*excerpts, "Keep one of the two.")
+    return Problem(code="E02", what=f"{twice}: {places}.", remedy=remedy, setting=second.name)
 
 
 def _without_target(given: Given, target: str) -> Problem:

@@ -103,11 +103,11 @@ def _refuse_place(output: OutputSettings) -> None:
         what = f'output_name = "{name}" is no plain file name.'
         plain = Path(name).name.strip(".") or "lora"
         remedy = f'Write  output_name = "{plain}"  and put folders into output_dir.'
-        raise ConfigError.of(what, remedy)
+        raise ConfigError.of(what, remedy, setting="output_name")
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if not there.is_dir():
         what = f"output_dir = '{folder}' cannot be a folder: {there} is a file."
-        raise ConfigError.of(what, "Correct output_dir, or move that file.")
+        raise ConfigError.of(what, "Correct output_dir, or move that file.", setting="output_dir")
 
 
 def _resume(output: OutputSettings, *, now: Progress, total_steps: int) -> Start:
@@ -120,6 +120,7 @@ def _resume(output: OutputSettings, *, now: Progress, total_steps: int) -> Start
                 f'resume = "latest", but {output.output_dir} holds no whole state of "{output.output_name}".',
                 "Remove  resume  to begin anew; states are saved with  save_state = true.",
                 code="E23",
+                setting="resume",
             )
     else:
         state = Path(str(output.resume)).expanduser()
@@ -129,7 +130,12 @@ def _resume(output: OutputSettings, *, now: Progress, total_steps: int) -> Start
     if saved.step > total_steps:
         what = f"{state} is of step {saved.step}, and the run is to end at step {total_steps}."
         problems.append(
-            Problem(code="E23", what=what, remedy="Resume from an earlier state, or train longer.")
+            Problem(
+                code="E23",
+                what=what,
+                remedy="Resume from an earlier state, or train longer.",
+                setting="resume",
+            )
         )
     if problems:
         raise ConfigError(problems)
@@ -149,11 +155,13 @@ def _refuse_wrong_state(output: OutputSettings, state: Path) -> None:
             f"resume = '{state}' is a file (a finished LoRA?), not a saved state.",
             remedy + (continuing if state.suffix == ".safetensors" else ""),
             code="E23",
+            setting="resume",
         )
     if not state.is_dir():
-        raise ConfigError.of(f"resume = '{state}' does not exist.", remedy, code="E23")
+        raise ConfigError.of(f"resume = '{state}' does not exist.", remedy, code="E23", setting="resume")
     if not is_complete(state):
-        raise ConfigError.of(f"resume = '{state}' is not a whole saved state.", remedy, code="E23")
+        what = f"resume = '{state}' is not a whole saved state."
+        raise ConfigError.of(what, remedy, code="E23", setting="resume")
 
 
 def _read_record(output: OutputSettings) -> dict | None:

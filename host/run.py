@@ -5,14 +5,18 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
+from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
 from host.config import Config, load_config, metadata_values, resolved_toml
-from host.errors import FailedRunError, StoppedByUser
+from host.dataset_entries import bucket_rows, keep_facts, known_facts
+from host.dataset_report import write_dataset_report
+from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.logs import Screen
 from host.phases import Encoding
-from host.plan import bucket_table
+from host.placing import placing
 from host.processes import Processes, join_processes
 from host.results import (
     Start,
@@ -35,14 +39,21 @@ def train(argv: Sequence[str]) -> str:
     """Do the whole job: check, cache, train, sample, save, verify; return the closing line."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="train.py")
-    processes = join_processes(config.settings.model.device)
+    with placing(config):
+        processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
     _make_tiny(config, processes, screen)
-    with screen.alive("looking at files and pictures"):
-        job = check_job(config, processes=processes)
-    progress = _progress_of(job, processes)
-    start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+    with placing(config), screen.alive("looking at files and pictures"):
+        job = check_job(config, processes=processes, watch=screen.watch)
+        progress = _progress_of(job, processes)
+        start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
+        room = _room(job, start, processes)
     _tell(job, start, processes, screen)
+    if room:
+        screen.say("check", room)
+    if processes.is_main:
+        _report_on_pictures(job, screen)
+    _remember(job, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
@@ -60,17 +71,22 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     """The first preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_latents.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=["vae"])
+    with placing(config):
+        data = check_data(config, needed=["vae"], watch=screen.watch)
+        room = account_for_space(cache_needs(data, []))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
     count = encoding.pictures(data.items)
-    encoding.tidy(data.items)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED latents of {len(data.items)} pictures: {count.sentence()}"
 
 
@@ -78,17 +94,24 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     """The second preprocessing run by itself."""
     stopping = StopRequest().listen()
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
-    processes, screen = join_processes(config.settings.model.device), Screen()
+    with placing(config):
+        processes, screen = join_processes(config.settings.model.device), Screen()
     _make_tiny(config, processes, screen)
-    data = check_data(config, needed=list(path_roles(config.architecture.settings)))
+    with placing(config):
+        needed = list(path_roles(config.architecture.settings))
+        data = check_data(config, needed=needed, watch=screen.watch)
+        texts = [*text_entries(data.items), *_prompt_entries(data)]
+        room = account_for_space(cache_needs(data, texts, pictures=False))
     _say_notes(screen, data.notes)
+    screen.say("check", room)
+    _remember(data, processes)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     encoding = Encoding(
         config=config, files=data.files, device=processes.device, screen=screen, stopping=stopping
     )
-    count = encoding.texts([*text_entries(data.items), *_prompt_entries(data)])
-    encoding.tidy(data.items)
+    count = encoding.texts(texts)
+    encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
 
 
@@ -112,20 +135,50 @@ def _progress_of(job: Job, processes: Processes) -> Progress:
     )
 
 
+def _room(job: Job, start: Start, processes: Processes) -> str:
+    """Return how much the run will write and what is free; refuse where that is too little."""
+    if start.kind is StartKind.FINISHED or not processes.is_main:
+        return ""
+    texts = [*text_entries(job.items), *_prompt_entries(job)]
+    return check_space(job, texts, device_type=processes.device.type)
+
+
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     settings = job.settings
     parts = "; ".join(part.description for part in job.files.parts.values())
     screen.say("check", parts)
     screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
     _say_notes(screen, [*job.config.notes, *job.notes, *start.notes])
-    for line in bucket_table(job.items):
-        screen.say("check", line)
+    batch_sizes = {index: dataset.batch_size for index, dataset in enumerate(job.datasets)}
+    for row in bucket_rows(job.items, batch_sizes):
+        screen.say("check", row.line())
     sentence = job.plan.arithmetic(
         accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
     )
     screen.say("check", sentence)
-    for item in job.items[:3]:
-        screen.say("check", f'caption of {item.image_path.name}: "{item.caption[:70]}"')
+    for line in caption_lines(job.items):
+        screen.say("check", line)
+
+
+def _report_on_pictures(job: Job, screen: Screen) -> None:
+    """Write report and contact sheets; that they cannot be written stops no job."""
+    try:
+        with screen.alive("measuring pictures and drawing contact sheets"):
+            known = known_facts(job.items, job.datasets, job.records)
+            written = write_dataset_report(job.items, job.datasets, output=job.settings.output, known=known)
+    except (OSError, ProblemsFound) as error:
+        screen.say("note", f"no report on the pictures was written: {error}")
+        return
+    keep_facts(written.facts, job.datasets, job.records)
+    screen.say("check", written.places())
+    _say_notes(screen, written.lines())
+
+
+def _remember(data: Data, processes: Processes) -> None:
+    """Now that nothing is refused any more, keep what was learned of the pictures for the next time."""
+    if processes.is_main:
+        for record in data.records:
+            record.save()
 
 
 def _say_notes(screen: Screen, notes: Sequence[str]) -> None:
@@ -143,7 +196,7 @@ def _prepare_caches(
         )
         encoding.pictures(job.items)
         encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
-        encoding.tidy(job.items)
+        encoding.tidy(job.items, _prompt_entries(job))
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 

@@ -32,7 +32,11 @@ class SampleSettings:
     sample_every_n_epochs: int | None = setting(
         None, help="Make samples every so many epochs.", minimum=1, used_when=setting_given("sample_prompts")
     )
-    sample_at_first: bool = setting(True, help="Make samples of the bare base model at step 0.")
+    sample_at_first: bool = setting(
+        True,
+        help="Make samples of the bare base model at step 0.",
+        used_when=setting_given("sample_prompts"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

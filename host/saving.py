@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from host.errors import ConfigError, FailedRunError, name_some
+from host.errors import ConfigError, FailedRunError, Problem, name_some
 from host.headers import Header, read_header
 from host.outputs import OutputSettings
 from networks.dialects import read_foreign_lora
@@ -22,6 +22,15 @@ SECOND = "-diffusers"
 """What follows the name of the second file when a LoRA is saved in both layouts."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float": torch.float32}
+
+
+def check_format(save_format: str, *, diffusers: OtherLayout | None) -> list[Problem]:
+    """Return the refusal of a layout that an architecture without diffusers' names cannot be saved in."""
+    if save_format == KOHYA or diffusers is not None:
+        return []
+    what = f'save_format = "{save_format}": this architecture has no table of the names that diffusers '
+    what += "gives its linears."
+    return [Problem(what=what, remedy='Write:  save_format = "kohya"', setting="save_format")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +50,8 @@ class LoraSaver:
     def __post_init__(self) -> None:
         """Refuse a layout that this architecture cannot be saved in, or a name that another run has."""
         wanted = self.output.save_format
-        if wanted != KOHYA and self.diffusers is None:
-            raise ConfigError.of(
-                f'save_format = "{wanted}": this architecture has no table of the names that diffusers '
-                "gives its linears.",
-                'Write  save_format = "kohya".',
-            )
+        if problems := check_format(wanted, diffusers=self.diffusers):
+            raise ConfigError(problems)
         if wanted == "both" and _is_of_another_run(second_file(self.final_path())):
             raise ConfigError.of(
                 f'save_format = "both" would replace {second_file(self.final_path())} of another run.',

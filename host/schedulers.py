@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataset.problems import Problem
-from host.setting import setting, setting_is
+from host.setting import UsedWhen, setting, setting_is
 
 SCHEDULERS = (
     "constant",
@@ -21,13 +21,23 @@ SCHEDULERS = (
 )
 
 
+WARMS_UP = UsedWhen(
+    test=lambda resolved: resolved["lr_scheduler"] != "constant",
+    says='lr_scheduler is not "constant"',
+    paste='lr_scheduler = "constant_with_warmup"',
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
     """How the learning rate moves over the run."""
 
     lr_scheduler: str = setting("constant", help="Shape of the learning rate.", choices=SCHEDULERS)
     lr_warmup_steps: float = setting(
-        0.0, help="Warm-up in steps, or below 1 as a share of the run. Not for constant.", minimum=0.0
+        0.0,
+        help="Warm-up in steps, or below 1 as a share of the run.",
+        minimum=0.0,
+        used_when=WARMS_UP,
     )
     lr_decay_steps: float = setting(
         0.0,
@@ -119,6 +129,7 @@ def check_schedule(settings: SchedulerSettings, *, total_steps: int) -> list[Pro
         Problem(
             what=f"{name} = {value} is neither a whole number of steps nor a share of the run below 1.",
             remedy=f"Paste: {name} = {int(value)}",
+            setting=name,
         )
         for name, value in (
             ("lr_warmup_steps", settings.lr_warmup_steps),
@@ -126,19 +137,12 @@ def check_schedule(settings: SchedulerSettings, *, total_steps: int) -> list[Pro
         )
         if value >= 1 and value != int(value)
     ]
-    if settings.lr_scheduler == "constant" and settings.lr_warmup_steps != 0:
-        problems.append(
-            Problem(
-                what=f'lr_scheduler = "constant" has no warm-up, but lr_warmup_steps = '
-                f"{settings.lr_warmup_steps:g} is set.",
-                remedy='Paste: lr_scheduler = "constant_with_warmup"',
-            )
-        )
     if settings.lr_scheduler == "cosine_with_min_lr" and settings.lr_scheduler_min_lr_ratio is None:
         problems.append(
             Problem(
                 what='lr_scheduler = "cosine_with_min_lr" needs the rate to end at.',
                 remedy="Paste: lr_scheduler_min_lr_ratio = 0.1",
+                setting="lr_scheduler",
             )
         )
     return problems + _check_lengths(settings, total_steps=total_steps)
@@ -151,7 +155,8 @@ def _check_lengths(settings: SchedulerSettings, *, total_steps: int) -> list[Pro
         return [
             Problem(
                 what=f"lr_warmup_steps = {warmup} is longer than the run of {total_steps} steps.",
-                remedy="Give the warm-up as a share of the run. Paste: lr_warmup_steps = 0.05",
+                remedy="Give the warm-up as a share of the run.\nPaste: lr_warmup_steps = 0.05",
+                setting="lr_warmup_steps",
             )
         ]
     if settings.lr_scheduler != "warmup_stable_decay":
@@ -160,7 +165,8 @@ def _check_lengths(settings: SchedulerSettings, *, total_steps: int) -> list[Pro
         return [
             Problem(
                 what='lr_scheduler = "warmup_stable_decay" needs the length of its decay.',
-                remedy="Give it as a share of the run. Paste: lr_decay_steps = 0.2",
+                remedy="Give it as a share of the run.\nPaste: lr_decay_steps = 0.2",
+                setting="lr_scheduler",
             )
         ]
     if warmup + decay > total_steps:
@@ -168,8 +174,9 @@ def _check_lengths(settings: SchedulerSettings, *, total_steps: int) -> list[Pro
             Problem(
                 what=f"Warm-up ({warmup} steps) and decay ({decay} steps) together are longer than the run "
                 f"of {total_steps} steps.",
-                remedy="Give the decay as a share of the run that leaves room. Paste: lr_decay_steps = "
+                remedy="Give the decay as a share of the run that leaves room.\nPaste: lr_decay_steps = "
                 f"{_room_after(warmup, total_steps=total_steps)}",
+                setting="lr_decay_steps",
             )
         ]
     return []

@@ -16,6 +16,8 @@ class UsedWhen:
     """Takes every resolved setting by name."""
     says: str
     """The condition as a user would write it, such as ``timestep_sampling = "shift"``."""
+    paste: str = ""
+    """A line that makes it hold; empty when ``says`` is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class SettingFacts:
     used_when: UsedWhen | None = None
     role: str = ""
     """For paths: the role of the model file that belongs here, as ``Part.role`` names it."""
+    one_will_do: bool = False
+    """For lists: whether a single text stands for a list of one."""
     in_metadata: bool = True
     """False for what says where or how a run is driven, not what it computes."""
 

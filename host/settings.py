@@ -14,12 +14,14 @@ from host.logs import LogSettings
 from host.optimizers import OptimizerSettings
 from host.outputs import OutputSettings
 from host.prepare import ModelSettings, NetworkSettings
+from host.presets import PresetSettings
 from host.sampling import SampleSettings
 from host.schedulers import SchedulerSettings
 from host.setting import METADATA_KEY, facts_of
 from host.values import kind_of
 
 GROUPS: Mapping[str, type] = {
+    "presets": PresetSettings,
     "model": ModelSettings,
     "network": NetworkSettings,
     "fit": FitSettings,
@@ -39,6 +41,7 @@ CONTROL_WORDS: Mapping[str, type] = {"config_file": str, "check": bool, "help": 
 class RunSettings:
     """What a run was told, one member for each group."""
 
+    presets: PresetSettings
     model: ModelSettings
     network: NetworkSettings
     fit: FitSettings

@@ -3,6 +3,7 @@
 This file is read by any Python 3, so that an old one is told what it lacks; torch comes later.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ def start(program, argv=None):
         return 2
     for name, value in OFFLINE.items():
         os.environ.setdefault(name, value)
+    _print_anything()
     try:
         return _run(program, sys.argv[1:] if argv is None else argv)
     except ModuleNotFoundError as error:
@@ -49,6 +51,13 @@ def start(program, argv=None):
     except KeyboardInterrupt:
         print("STOPPED by you before anything was begun")
         return 3
+
+
+def _print_anything():
+    """Let no character of a caption or file name that the terminal does not know stop a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_ours(error):

@@ -36,6 +36,8 @@ FIXED = (
     "network_args",
     "network_dropout",
     "mixed_precision",
+    "fp8_base",
+    "fp8_scaled",
     "optimizer_type",
     "optimizer_args",
     "gradient_accumulation_steps",
@@ -162,6 +164,7 @@ def compare(progress: Progress, *, now: Progress) -> tuple[list[Problem], list[s
             code="E23",
             what=f"This run was begun with {name} = {old}; the configuration now says {new}.",
             remedy=f"Set {name} = {old} to go on, or begin a new run under another output_name.",
+            setting=name,
         )
         for name, (old, new) in changed.items()
         if name in FIXED

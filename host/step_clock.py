@@ -80,7 +80,7 @@ class StepClock:
     def finish(self) -> tuple[float, Mapping[str, float]]:
         """End the step; return its seconds, and the seconds by phase of the step before (empty: none)."""
         before, self.done, self.laps = self.done, self.laps, []
-        phases = dict.fromkeys(PHASES, 0.0) if before else {}
+        phases: dict[str, float] = {phase: 0.0 for phase in PHASES} if before else {}
         for phase, first, last in before:
             phases[phase] += self.marks.seconds(first, last)
         return self.now() - self.began, phases

@@ -141,7 +141,22 @@ def _explain(path: Path, lines: list[str], message: str) -> Problem:
     line = lines[number - 1]
     what, remedy = _cause(line, message)
     where = f"{path.name}, line {number}"
-    return Problem(code="E04", what=f"{where}: {what}.", remedy=joined(f"{number} | {line}", remedy))
+    shown = _excerpt(line, number, span=_doubtful(line, message))
+    return Problem(code="E04", what=f"{where}: {what}.", remedy=joined(shown, remedy))
+
+
+def _doubtful(line: str, message: str) -> tuple[int, int]:
+    """Return the columns of what is wrong: a key that is there already, else the value, else all."""
+    key = _KEY.match(line)
+    if key is None:
+        return len(line) - len(line.lstrip()), len(line.rstrip())
+    if _is_repeated(message):
+        return key.span(1)
+    return key.end(), len(line.rstrip())
+
+
+def _is_repeated(message: str) -> bool:
+    return "overwrite" in message or "twice" in message
 
 
 def _cause(line: str, message: str) -> tuple[str, str]:
@@ -156,7 +171,7 @@ def _cause(line: str, message: str) -> tuple[str, str]:
     elif any(quote in line for quote in "\u201c\u201d\u2018\u2019"):
         repaired = line.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
         what = "the curly quotes are not TOML"
-    elif "overwrite" in message or "twice" in message:
+    elif _is_repeated(message):
         return "this key or section stands here for the second time", "Keep one of the two lines."
     elif key and value.lower() in ("true", "false"):
         repaired = f"{key[1]} = {value.lower()}"

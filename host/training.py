@@ -9,29 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
-from host.checkpointing import checkpoint_blocks
 from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
+from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
 from host.logs import JsonLines, Screen, open_trackers
-from host.memory_account import MemoryAccount
+from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
-from host.prepare import (
-    adapter_summary,
-    attach_adapter,
-    linears_of,
-    load_frozen_transformer,
-)
+from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
 from host.results import Start
 from host.sampling import Sampler
@@ -39,6 +34,7 @@ from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
+from networks.linears import linears_of
 from networks.lora import Adapter
 
 
@@ -52,7 +48,7 @@ class Training:
     processes: Processes
     screen: Screen
     stopping: Callable[[], bool]
-    transformer: nn.Module
+    frozen: Frozen
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     saver: LoraSaver
@@ -65,13 +61,20 @@ def prepare_training(
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
     with screen.alive("loading the transformer"):
-        transformer = load_frozen_transformer(
-            architecture, job.files.paths["dit"], settings=settings.model, device=processes.device
+        frozen = load_frozen_transformer(
+            architecture,
+            job.files.paths["dit"],
+            skeleton=job.files.skeleton(),
+            settings=settings.model,
+            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
         )
-    linears = linears_of(transformer)
-    adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
-    if settings.model.gradient_checkpointing:
-        checkpoint_blocks(architecture.blocks(transformer))
+    for note in frozen.notes:
+        screen.say("load", note)
+    linears = linears_of(frozen.transformer)
+    adapter = attach_adapter(
+        frozen.transformer, architecture, settings=settings.network, seed=settings.fit.seed
+    )
+    start_blocks(frozen, architecture, checkpointed=settings.model.gradient_checkpointing)
     saver = LoraSaver(
         output=settings.output,
         adapter=adapter,
@@ -88,7 +91,7 @@ def prepare_training(
         processes=processes,
         screen=screen,
         stopping=stopping,
-        transformer=transformer,
+        frozen=frozen,
         adapter=adapter,
         optimizer=make_optimizer(list(adapter.parameters()), settings.optimizer, device=processes.device),
         saver=saver,
@@ -172,7 +175,7 @@ def _loop(training: Training) -> Loop:
     objective = Objective(
         architecture=job.config.architecture,
         variant=job.files.variant,
-        transformer=training.transformer,
+        transformer=training.frozen.transformer,
         adapter=training.adapter,
         noise=settings.noise,
         fit=settings.fit,
@@ -237,7 +240,7 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         first_step=first_step,
         due_after=due_after,
         memory=MemoryAccount(
-            transformer=training.transformer,
+            frozen=frozen_tensors(training.frozen.transformer, training.frozen.streamer),
             trained=training.adapter.parameters(),
             optimizer=training.optimizer,
             device=training.processes.device,
@@ -281,7 +284,7 @@ def _sample_observer(
         sampler=Sampler(
             architecture=architecture,
             variant=job.files.variant,
-            transformer=training.transformer,
+            transformer=training.frozen.transformer,
             conditioning=conditioning,
             device=device,
             seed=job.settings.fit.seed,

@@ -7,13 +7,12 @@ import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import toml
 
-from host.errors import Problem, did_you_mean
+from host.errors import did_you_mean
 from host.setting import SettingFacts
 
 TRUE_WORDS = ("true", "yes", "on", "1")
@@ -30,39 +29,6 @@ class UnusableValue(ValueError):  # noqa: N818 - named after what it tells, for 
         """The value to paste instead; None when nobody can know it."""
         self.advice = advice
         self.code = code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """One setting as the user wrote it."""
-
-    name: str
-    raw: object
-    """As TOML has it; a number of the command line is a number already."""
-    origin: str
-    """``file`` or ``flag``; behind an alias ``alias clip_l (file)``."""
-    place: str
-    """For messages: ``train.toml, line 4``."""
-    key_excerpt: str = ""
-    """The line of the file with carets under the key, or nothing."""
-    value_excerpt: str = ""
-    """The same with carets under the value."""
-    by_flag: bool = False
-
-    def write(self, value: object, *, name: str = "") -> str:
-        """Return what to paste, as a line of the file or as a flag."""
-        return (
-            as_flag(name or self.name, value) if self.by_flag else f"{name or self.name} = {as_toml(value)}"
-        )
-
-    def problem(self, fault: UnusableValue) -> Problem:
-        """Return the message about this value."""
-        advice = fault.advice if fault.better is None else f"Write:  {self.write(fault.better)}"
-        return Problem(
-            code=fault.code,
-            what=f"{self.name} {fault.says} ({self.place}).",
-            remedy=joined(self.value_excerpt, advice),
-        )
 
 
 def joined(*texts: str) -> str:
@@ -85,7 +51,8 @@ def _no_kind(annotation: Any) -> type:
 
 def check_value(kind: type, facts: SettingFacts, raw: object) -> Any:
     """Return ``raw`` as the setting's own type; raises ``UnusableValue``."""
-    value = _READERS[kind](raw)
+    one = kind is list and facts.one_will_do and isinstance(raw, str)
+    value = _READERS[kind]([raw] if one else raw)
     if facts.choices:
         _check_choice(facts.choices, value)
     if kind in (int, float):

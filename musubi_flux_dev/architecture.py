@@ -23,6 +23,7 @@ from host.architecture import (
     setting,
 )
 from musubi_flux_dev import text_encoders
+from musubi_flux_dev.caption_lengths import find_tokenizers
 from musubi_flux_dev.checkpoints import load_autoencoder, load_transformer
 from musubi_flux_dev.identify import identify, variant_of
 from musubi_flux_dev.lora_layout import DIFFUSERS
@@ -110,9 +111,8 @@ def _misfits(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> list[Probl
         if width is not None and width != wanted:
             what = f"{name} = '{paths[name]}' gives {encoder} vectors of width {width}; "
             what += f"dit = '{paths['dit']}' takes {wanted}."
-            problems.append(
-                Problem(code="E17", what=what, remedy=f"Use the {encoder} file of this transformer.")
-            )
+            remedy = f"Use the {encoder} file of this transformer."
+            problems.append(Problem(code="E17", what=what, remedy=remedy, setting=name))
     return problems
 
 
@@ -202,4 +202,7 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    find_tokenizers=find_tokenizers,
+    # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
+    scaled_linears=TOKEN_LINEARS,
 )

@@ -224,7 +224,7 @@ def _examine(header: Header, kind: Kind, contents: Contents) -> Part:
         return _refused(part, header, *told.refusal)
     if found := troubles(contents, layout, told.wanted):
         return _refused(part, header, " ".join(found), WHOLE_FILE)
-    return replace(part, variant=told.variant, linears=told.linears)
+    return replace(part, variant=told.variant, linears=told.linears, blocks=told.blocks)
 
 
 def _unsized(error: ValueError, contents: Contents, layout: Layout) -> str:

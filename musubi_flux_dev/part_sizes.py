@@ -1,7 +1,7 @@
 """What the shapes of a part tell: its sizes, its variant, and the parameters that it must have."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,8 @@ class Told:
     """What tells it from others of its role, such as ``dev``."""
     variant: Variant | None = None
     linears: Mapping[str, tuple[int, int]] | None = None
+    blocks: Sequence[str] = ()
+    """Module paths of a transformer's blocks in the order they run."""
     role: str = ""
     """Where it is not what it looked like: the role and the name that it has instead."""
     name: str = ""
@@ -41,13 +43,13 @@ class Told:
 def tell_transformer(sizes: Header) -> Told:
     """Return what a transformer is: dev, schnell, or one that takes a control image."""
     params = params_from_header(sizes, "")
-    blocks = f"{params.depth} + {params.depth_single_blocks} blocks"
+    size = f"{params.depth} + {params.depth_single_blocks} blocks"
     beside = params.in_channels - params.out_channels
     if beside:
         kinds = {params.out_channels: "Canny or Depth", 5 * params.out_channels: "Fill"}
         reason = f"It takes {params.in_channels} channels per token, a control image among them; not yet."
         return Told(
-            size=blocks,
+            size=size,
             wanted={},
             kind=kinds.get(beside, "with a control image"),
             refusal=(reason, "Use the published flux1-dev.safetensors."),
@@ -60,7 +62,16 @@ def tell_transformer(sizes: Header) -> Told:
         if isinstance(module, nn.Linear)
     }
     variant = variant_of(params)
-    return Told(size=blocks, wanted=_shapes(transformer), kind=variant.name, variant=variant, linears=linears)
+    blocks = [f"double_blocks.{number}" for number in range(params.depth)]
+    blocks += [f"single_blocks.{number}" for number in range(params.depth_single_blocks)]
+    return Told(
+        size=size,
+        wanted=_shapes(transformer),
+        kind=variant.name,
+        variant=variant,
+        linears=linears,
+        blocks=blocks,
+    )
 
 
 def tell_autoencoder(sizes: Header) -> Told:

@@ -153,4 +153,5 @@ def _not_there(wanted: Wanted, given: Path) -> Problem:
         what=what,
         remedy=f"Name {wanted.files_in_words} of {wanted.encoder}, or the folder it is in:\n"
         f'  {wanted.setting} = "/path/to/folder"',
+        setting=wanted.setting,
     )

@@ -255,8 +255,10 @@ class Flux(nn.Module):
         None stands for a module that computes it in place.
         """
         modules: list[Any] = [*self.double_blocks, *self.single_blocks, self.final_layer]
+        # Gradients of a trained vec are added up in the order of use, so there all take the same way.
+        in_place = frozenset(modules) if self.in_place and vec.requires_grad else self.in_place
         for module in modules:
-            yield None if module in self.in_place else module.modulated(vec)
+            yield None if module in in_place else module.modulated(vec)
 
     def forward(  # noqa: PLR0913, PLR0917 - the reference's signature
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from networks.dropout import keyed_dropout
 from networks.factors import Factors, state_of
+from networks.linears import Linear
 from networks.messages import name_some
 from networks.seeds import hashed_seed
 
@@ -25,7 +26,7 @@ class LoraLinear(nn.Module):
     """``base(x) + strength * alpha / rank * up(down(x))`` with only ``down`` and ``up`` trainable."""
 
     def __init__(
-        self, base: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator | None = None
+        self, base: Linear, *, rank: int, alpha: float, generator: torch.Generator | None = None
     ) -> None:
         """Wrap ``base``, freeze it, and draw ``down`` from ``generator`` (a CPU one)."""
         super().__init__()
@@ -156,7 +157,7 @@ def attach(
 
     Args:
         model: Changed in place.
-        module_paths: Dotted paths of ``nn.Linear`` modules. Their order does not matter.
+        module_paths: Dotted paths of linears (``networks.linears``). Their order does not matter.
         rank: One for all, or one for each module path (a LoRA that is continued brings its own).
         alpha: As ``rank``.
         dropout: Probability in [0, 1) on the rank activations; see ``Adapter.use_dropout``.
@@ -168,7 +169,7 @@ def attach(
     layers: dict[str, LoraLinear] = {}
     for path in module_paths:
         base = model.get_submodule(path)
-        assert isinstance(base, nn.Linear)
+        assert isinstance(base, Linear)
         layers[path] = LoraLinear(
             base,
             rank=_of_path(rank, path),
@@ -188,7 +189,7 @@ def _check_paths(model: nn.Module, module_paths: Sequence[str]) -> None:
         raise ValueError("this model already carries a LoRA; detach it before another one is attached")
     if not module_paths:
         raise ValueError("a LoRA needs at least one linear layer to sit on, got none")
-    wrong = [path for path in module_paths if not isinstance(modules.get(path), nn.Linear)]
+    wrong = [path for path in module_paths if not isinstance(modules.get(path), Linear)]
     if wrong:
         raise ValueError(f"these module paths are no linear layers of the model ({name_some(wrong)})")
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from networks.linears import linears_of
+
 _NOT_YET = ("rank_dropout", "module_dropout", "loraplus_lr_ratio", "conv_dim", "conv_alpha")
 _NOT_A_LITERAL = (ValueError, SyntaxError, TypeError)
 """What ``ast.literal_eval`` raises for a text that is not a Python value."""
@@ -16,13 +18,12 @@ _NOT_A_LITERAL = (ValueError, SyntaxError, TypeError)
 def select_linears(
     model: nn.Module, *, preset: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[str]:
-    """Return the module paths of the chosen ``nn.Linear`` modules in the model's order.
+    """Return the module paths of the chosen linears in the model's order.
 
     Chosen is what ``preset`` matches without what ``exclude`` matches, and all that ``include``
     matches. Every pattern is a regular expression for the whole path.
     """
-    linears = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return choose_linears(linears, preset=preset, include=include, exclude=exclude)
+    return choose_linears(list(linears_of(model)), preset=preset, include=include, exclude=exclude)
 
 
 def choose_linears(

@@ -67,14 +67,14 @@ class ToyText(nn.Module):
 
 def identify(header):
     role = next((role for key, role in ROLES.items() if key in header.tensors), None)
-    variant = VARIANT if role == "transformer" else None
-    return Part(role=role, description=f"a toy {role}", precision="fp32", variant=variant) if role else None
+    more = {"variant": VARIANT, "blocks": ("layers.0", "layers.1")} if role == "transformer" else {}
+    return Part(role=role, description=f"a toy {role}", precision="fp32", **more) if role else None
 
 
-def load(kind, path, *, device, dtype=None, **_):
-    module = kind()
-    module.load_state_dict(load_file(path))
-    return module.to(device, dtype).requires_grad_(False)
+def load(kind, path, *, device, dtype=None, place=None, **_):
+    module, keep = kind(), place or (lambda name, tensor: tensor.to(device, dtype))
+    module.load_state_dict({name: keep(name, t) for name, t in load_file(path).items()}, assign=True)
+    return module.requires_grad_(False)
 
 
 def tiny(folder):

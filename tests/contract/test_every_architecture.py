@@ -1,6 +1,7 @@
 """The same questions to every registered architecture, to the toy and to the plugin template."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,28 @@ def test_every_tiny_file_is_identified_as_what_its_setting_needs(architecture, t
     assert not any(part.refusal for part in found.values())
     assert found["dit"].variant is not None
     assert architecture.check_files(files, found) in ((), [])
+
+
+def test_the_header_names_the_blocks_that_the_loaded_model_has(architecture, tmp_path):
+    path = architecture.tiny(tmp_path)["dit"]
+    named = architecture.identify(read_header(path)).blocks
+    transformer = architecture.load_transformer(path, device="cpu")
+    blocks = architecture.blocks(transformer)
+    assert [transformer.get_submodule(name) for name in named] == list(blocks)
+    assert named
+
+
+def test_the_loader_keeps_what_place_returns_for_every_parameter(architecture, tmp_path):
+    path, seen = architecture.tiny(tmp_path)["dit"], {}
+
+    def place(name, tensor):
+        seen[name] = tensor.to(torch.float64)
+        return seen[name]
+
+    transformer = architecture.load_transformer(path, device="cpu", place=place)
+    kept = dict(transformer.named_parameters())
+    assert kept.keys() == seen.keys()
+    assert all(kept[name].data_ptr() == seen[name].data_ptr() for name in seen)
 
 
 def test_tiny_is_seeded(architecture, tmp_path):
@@ -183,3 +206,56 @@ def test_what_a_saved_lora_says_of_itself(name, architecture, tmp_path):
     assert metadata["modelspec.title"] == "lora"
     assert len(metadata["sshs_model_hash"]) == 64
     assert str(tmp_path) not in json.dumps(metadata)
+
+
+def count_blocks(name, folder):
+    architecture: Any = find_architecture(name)
+    header = read_header(architecture.tiny(folder / "models")["dit"])
+    return len(architecture.identify(header).blocks)
+
+
+EIGHT_BIT = {"fp8_base": True, "fp8_scaled": True}
+
+
+@pytest.mark.parametrize("kept", [{}, {"fp8_base": True}, EIGHT_BIT], ids=["bf16", "fp8_base", "fp8_scaled"])
+def test_blocks_that_are_swapped_change_no_byte_of_the_result_and_resume(name, tmp_path, capsys, kept):
+    blocks = count_blocks(name, tmp_path)
+    pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64), (64, 64)])
+    found = []
+    small = {"batch_size": 1, "gradient_accumulation_steps": 2}
+    job = write_job(tmp_path, architecture=name, pictures=pictures, **small, **STEPS, **kept)
+    for swap in (0, blocks):
+        assert train(job, "--blocks_to_swap", swap, "--overwrite") == 0
+        said = capsys.readouterr().out
+        assert ("8 bit: " in said) == bool(kept)
+        assert (f"{blocks} blocks wait on disk" in said) == bool(swap)
+        found.append((lora_bytes(tmp_path), state_bytes(tmp_path)))
+    assert found[0] == found[1]
+
+    # The same run, whatever is swapped: what was finished is verified, what was not is resumed.
+    assert train(job, "--blocks_to_swap", "1") == 0
+    assert "finished before with the same settings" in capsys.readouterr().out
+    (tmp_path / "out" / "lora.safetensors").unlink()
+    assert train(job, "--resume", "latest", "--blocks_to_swap", "1") == 0
+    assert lora_bytes(tmp_path) == found[0][0]
+
+
+def test_another_precision_is_another_run(name, tmp_path, capsys):
+    job = write_job(tmp_path, architecture=name, **STEPS)
+    assert train(job) == 0
+    assert train(job, "--fp8_base") == 2
+    assert "from a run with other settings" in capsys.readouterr().out
+    assert train(job, "--fp8_base", "--resume", "latest") == 2
+    assert "fp8_base" in capsys.readouterr().out
+
+
+def test_more_blocks_than_there_are_is_refused_with_the_range(name, tmp_path, capsys):
+    job = write_job(tmp_path, architecture=name, blocks_to_swap=99)
+    assert train(job, "--check") == 2
+    said = capsys.readouterr().out
+    blocks = count_blocks(name, tmp_path)
+    assert f"blocks_to_swap = 99: this transformer has {blocks} blocks." in said
+    assert f"Write a number from 0 to {blocks}; all of them:  blocks_to_swap = {blocks}\n" in said
+    assert train(job, "--check", "--blocks_to_swap", "98") == 2
+    assert f"all of them:  --blocks_to_swap {blocks}\n" in capsys.readouterr().out
+    assert train(job, "--check", "--blocks_to_swap", str(blocks)) == 0

@@ -36,6 +36,8 @@ def test_the_members_of_the_contract():
         "blocks",
         "adapter_layout",
         "tiny",
+        "find_tokenizers",
+        "scaled_linears",
         "note_streamed",
         "fast_blocks",
     }

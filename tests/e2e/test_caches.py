@@ -1,17 +1,21 @@
 """Sound cache entries stay, every other one is named and made again; the pictures are only read."""
 
 import os
+import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import toml
 import torch
 import toy_architecture
-from jobs import TOY, run, train, write_job
+from jobs import TOY, draw_pictures, run, train, write_job
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from dataset.pictures_record import RECORD_NAME
 
 AGAIN = ("--overwrite", "--max_train_steps", "1")
 
@@ -28,7 +32,8 @@ def job(tmp_path, capsys):
 
 
 def entries(folder):
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / "cached").iterdir()}
+    files = [path for path in (folder / "cached").iterdir() if path.name != RECORD_NAME]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def changed(folder, before):
@@ -104,6 +109,19 @@ def test_another_resolution_makes_all_latents_anew(tmp_path, job, capsys):
     assert len(changed(tmp_path, before)) == 5
 
 
+def test_a_renamed_picture_is_made_anew_under_its_new_name_and_the_old_entry_stays(tmp_path, job, capsys):
+    before, pictures = entries(tmp_path), tmp_path / "pictures"
+    for extension in ("png", "txt"):
+        (pictures / f"picture_1.{extension}").rename(pictures / f"renamed.{extension}")
+    assert train(job, *AGAIN) == 0
+    said = capsys.readouterr().out
+    assert "latents   5 pictures: 4 reused, 1 made\n" in said
+    assert "unused entries" in said
+    after = entries(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert "renamed_0064x0064_toy.safetensors" in after.keys() - before.keys()
+
+
 @pytest.mark.parametrize("keep", [-1, 100, 0])
 def test_a_cache_file_that_was_cut_off_is_made_again_with_a_notice(tmp_path, job, capsys, keep):
     before = entries(tmp_path)
@@ -135,18 +153,28 @@ def test_the_cache_of_another_architecture_is_refused_before_anything(tmp_path, 
 
 
 def pictures_of(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*")}
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in [folder, *folder.rglob("*")]
+    }
 
 
 def test_the_picture_folder_is_only_read(tmp_path, capsys, monkeypatch):
     job = write_job(tmp_path, max_train_steps=1)
-    (tmp_path / "pictures" / "notes.psd").write_bytes(b"beside the pictures")
-    before = pictures_of(tmp_path / "pictures")
+    pictures = tmp_path / "pictures"
+    (pictures / "notes.docx").write_bytes(b"beside the pictures")
+    draw_pictures(pictures / "more")
+    job.write_text(job.read_text().replace("image_directory", "recursive = true\nimage_directory"))
+    for path in [pictures, *pictures.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = pictures_of(pictures)
     everything = set(tmp_path.rglob("*"))
     for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
         assert run(program, job, "--check") == 0
         assert capsys.readouterr().out.splitlines()[-1] == "CHECKED: nothing stands in the way"
-    assert set(tmp_path.rglob("*")) == everything
+    report = {tmp_path / "out" / name for name in ("", "lora_dataset.json", "lora_dataset.png")}
+    cache = tmp_path / "cached"
+    assert set(tmp_path.rglob("*")) == everything | report | {cache, cache / RECORD_NAME}
 
     assert run("cache_latents", job) == 0
     assert run("cache_text_encoder_outputs", job) == 0
@@ -154,7 +182,8 @@ def test_the_picture_folder_is_only_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(toy_architecture.Toy, "forward", no_encoder)
     assert train(job, "--overwrite") == 1
     assert train(job, "--network_dim", "0") == 2
-    assert pictures_of(tmp_path / "pictures") == before
+    assert pictures_of(pictures) == before
+    assert (cache / "more" / "picture_0_toy_te.safetensors").is_file()
 
 
 def test_the_cache_programs_work_from_the_training_file_and_training_reuses_all(tmp_path, capsys):
@@ -235,6 +264,84 @@ def test_a_picture_that_encodes_to_no_numbers_is_named_and_not_cached(tmp_path, 
     message = capsys.readouterr().out.partition("FAILED: ")[2]
     assert 'The picture "picture_2" gave' in message
     assert not (tmp_path / "cached" / "picture_2_0096x0048_toy.safetensors").exists()
+
+
+def test_entries_of_sub_folders_are_tidied_too(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    pictures = tmp_path / "pictures"
+    for path in list(pictures.iterdir()):
+        place = pictures / "cats" / path.name
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
+    draw_pictures(pictures / "dogs")
+    job.write_text(job.read_text().replace("image_directory", "recursive = true\nimage_directory"))
+    assert train(job) == 0
+    shutil.rmtree(pictures / "dogs")
+    assert train(job, *AGAIN, "--clean_cache") == 0
+    assert "10 unused entries deleted" in capsys.readouterr().out
+    assert len(list((tmp_path / "cached").rglob("*_toy*"))) == 10
+
+
+def test_the_second_check_decodes_no_picture(tmp_path, capsys, monkeypatch):
+    job = write_job(tmp_path)
+    assert train(job, "--check") == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr("dataset.measuring.read_picture", no_encoder)
+    for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
+        assert run(program, job, "--check") == 0
+        said = capsys.readouterr().out
+        assert said == first or program != "train"
+    (tmp_path / "cached" / RECORD_NAME).unlink()
+    assert run("train", job, "--check") == 1
+
+
+def test_a_picture_that_was_damaged_behind_its_length_and_time_is_named(tmp_path, job, capsys):
+    path = tmp_path / "pictures" / "picture_2.png"
+    facts = path.stat()
+    path.write_bytes(bytes(facts.st_size))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert train(job, *AGAIN) == 2
+    assert f"FAILED: E10 The picture {path} was sound and cannot be read any more" in capsys.readouterr().out
+
+
+def test_looking_at_pictures_shows_how_far_it_has_come(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("host.logs.HEARTBEAT_SECONDS", -1.0)
+    monkeypatch.setattr("host.logs.Screen.alive", lambda *_: nullcontext())
+    assert train(write_job(tmp_path), "--check") == 0
+    assert "4 of 5 pictures looked at" in capsys.readouterr().out
+
+
+def test_folders_of_any_name_train(tmp_path, capsys):
+    folder = tmp_path / "T\u00e9st \u65e5\u672c \U0001f408 folder"
+    job = write_job(folder, max_train_steps=1)
+    for path in list((folder / "pictures").glob("picture_1.*")):
+        path.rename(path.with_name(f"\u732b \u2764 it's #1{path.suffix}"))
+    assert train(job) == 0
+    assert (folder / "cached" / "\u732b \u2764 it's #1_0064x0064_toy.safetensors").is_file()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_of_the_run_when_asked(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_steps=1)
+    (tmp_path / "pictures" / "picture_0.png").write_bytes(b"")
+    (tmp_path / "pictures" / "photo.heic").write_bytes(b"")
+    assert train(job) == 2
+    said = capsys.readouterr().out
+    assert "E10 1 of 5 pictures" in said
+    assert "E11 1 picture in" in said
+    job.write_text(job.read_text().replace("image_directory", "skip_unreadable = true\nimage_directory"))
+    assert train(job) == 0
+    said = capsys.readouterr().out
+    assert "2 pictures left out, as they cannot be read: photo.heic (HEIC), picture_0.png (has 0 b" in said
+    assert "latents   4 pictures: 0 reused, 4 made" in said
+
+
+def test_one_folder_is_trained_at_several_resolutions_at_once(tmp_path, capsys):
+    job = write_job(tmp_path, max_train_epochs=1)
+    job.write_text(job.read_text().replace("resolution = 64", "resolutions = [32, 64]"))
+    assert train(job) == 0
+    assert "latents   10 pictures: 0 reused, 10 made" in capsys.readouterr().out
+    for folder in ("32x32", "64x64"):
+        assert len(list((tmp_path / "cached" / folder).glob("*_toy.safetensors"))) == 5
 
 
 def test_entries_of_no_picture_are_named_and_only_deleted_when_asked(tmp_path, job, capsys):

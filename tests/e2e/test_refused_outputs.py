@@ -61,7 +61,7 @@ def test_resuming_from_the_wrong_thing_is_refused_with_the_right_one(tmp_path, r
     state, lora = tmp_path / "out" / "lora-state", tmp_path / "out" / "lora.safetensors"
 
     message = refusal(job, "--resume", lora)
-    assert message.startswith(f"E23 resume = '{lora}' is a file (a finished LoRA?), not a saved state.")
+    assert message.startswith(f"E23 resume = '{lora}' is a file (a finished LoRA?), not a saved state (")
     assert f"To go on exactly:   resume = '{state}'" in message
     assert f"network_weights = '{lora}'" in message
     assert f"resume = '{tmp_path / 'gone'}' does not exist" in refusal(job, "--resume", tmp_path / "gone")

@@ -162,7 +162,7 @@ def test_saves_come_at_steps_and_epochs_and_only_the_last_n_stay(tmp_path):
     names = sorted(
         path.name
         for path in (tmp_path / "out").iterdir()
-        if not path.name.endswith((".toml", ".json", ".jsonl"))
+        if not path.name.endswith((".toml", ".json", ".jsonl", "_dataset.png"))
     )
     # Four batches an epoch: epochs end at steps 4 and 8.
     assert names == [

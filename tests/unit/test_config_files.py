@@ -221,18 +221,6 @@ def test_a_dataset_file_that_is_missing_or_broken_is_named(tmp_path):
     assert "holds no tables" in refusal("--dataset_config", write(tmp_path, "[]", name="b.json"))
 
 
-def test_what_is_said_of_the_dataset_elsewhere_is_only_a_default(tmp_path):
-    path = write(tmp_path, f"train_batch_size = 4\nresolution = 768\n{DATASET}")
-    config = load(path, "--enable_bucket")
-    assert config.dataset_document is not None
-    assert config.dataset_document["general"] == {"batch_size": 4, "resolution": 512, "enable_bucket": True}
-    assert config.notes == (
-        "resolution (train.toml, line 2) has no effect: [general] of the dataset sets resolution.",
-    )
-    assert config.where("batch_size", None) == "train.toml, line 1"
-    assert config.where("enable_bucket", None) == "the command line"
-
-
 @pytest.mark.parametrize(("word", "value"), [("512", 512), ("512,768", [512, 768]), ("512x768", [512, 768])])
 def test_a_resolution_of_the_command_line_is_a_number_or_two(tmp_path, word, value):
     config = load("--dataset_config", write(tmp_path, "[[datasets]]\n", name="p.toml"), "--resolution", word)

@@ -56,7 +56,9 @@ def test_names_are_not_abbreviated():
 
 
 def test_an_unknown_flag_is_refused_with_the_nearest_name():
-    assert 'Did you mean "network_dim"?' in refusal("--network_din=4")
+    assert 'Did you mean "--network_dim"?' in refusal("--network_din=4")
+    assert 'Did you mean "--no_save_state"?' in refusal("--no_save_stat")
+    assert 'Did you mean "--check"?' in refusal("--chek")
 
 
 def test_a_wrong_value_of_a_flag_is_shown_as_a_flag():

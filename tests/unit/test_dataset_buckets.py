@@ -3,7 +3,7 @@
 import pytest
 
 import dataset
-from dataset.buckets import Size, choose_bucket, enumerate_buckets, scale_to_cover
+from dataset.buckets import Size, choose_bucket, cut_share, cut_sides, enumerate_buckets, scale_to_cover
 
 SQUARE = Size(1024, 1024)
 
@@ -96,3 +96,23 @@ def test_the_smallest_resolution_has_its_one_bucket():
 def test_the_scale_covers_the_bucket_on_both_sides():
     assert scale_to_cover(Size(1080, 1920), Size(768, 1360)) == pytest.approx(768 / 1080)
     assert scale_to_cover(Size(500, 1000), Size(1024, 1024)) == pytest.approx(1024 / 500)
+
+
+def test_the_share_that_is_cut_off_is_what_is_missing_of_the_scaled_picture():
+    assert cut_share(Size(500, 1000), Size(512, 512)) == pytest.approx(0.5)
+    assert cut_share(Size(1200, 1000), Size(500, 500)) == pytest.approx(1 / 6)
+    assert cut_share(Size(333, 444), Size(666, 888)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("image", "sides"),
+    [
+        ((1000, 500), ("left", "right")),
+        ((500, 1000), ("top", "bottom")),
+        ((512, 512), ()),
+        ((2000, 1999), ()),
+        ((516, 512), ("left", "right")),
+    ],
+)
+def test_a_side_is_cut_where_a_whole_pixel_goes(image, sides):
+    assert cut_sides(wide_high(*image), Size(512, 512)) == sides

@@ -234,6 +234,18 @@ def test_unused_entries_are_only_this_architectures_cache_files(tmp_path, monkey
     assert len(unused_entries(tmp_path, "fd", [])) == 4
 
 
+def test_unused_entries_of_sub_folders_are_found_but_not_those_of_other_caches(tmp_path):
+    names = ["a_fd_te", "cats/b_fd_te", "cats/c_fd_te", "old/d_fd_te", "texts/e_fd_te", "prompts/f_fd_te"]
+    a, b, c, d, e, f, other = (tmp_path / f"{name}.safetensors" for name in [*names, "512x512/g_fd_te"])
+    for path in (a, b, c, d, e, f, other):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    (other.parent / "pictures.json").write_text("{}")
+    assert unused_entries(tmp_path, "fd", [a, b]) == [c, d]
+    assert unused_entries(tmp_path, "fd", [a, e]) == []
+    assert unused_entries(tmp_path, "fd", []) == [a]
+
+
 def test_a_cache_directory_that_is_not_there_has_no_unused_entries(tmp_path):
     assert unused_entries(tmp_path / "none", "fd", []) == []
 

@@ -73,7 +73,7 @@ def test_a_misspelt_key_in_general_is_found_too():
 
 
 def test_a_misspelt_image_directory_is_one_problem_not_two():
-    problem = only_problem({"image_dir": "a"})
+    problem = only_problem({"image_directry": "a"})
     assert problem.remedy == 'Did you mean "image_directory"?'
 
 
@@ -93,6 +93,13 @@ def test_a_misspelt_image_directory_is_one_problem_not_two():
         ("resolution", [512, 512, 512], "resolution = 1024"),
         ("resolution", [512, "512"], "resolution = 1024"),
         ("resolution", 1024.0, "resolution = 1024"),
+        ("resolutions", 512, "resolutions = [512, 768, 1024]"),
+        ("resolutions", [], "resolutions = [512, 768, 1024]"),
+        ("resolutions", [512, "768"], "resolutions = [512, 768, 1024]"),
+        ("resolutions", [512, [512, 512]], "resolutions = [512, 768, 1024]"),
+        ("class_tokens", 5, 'class_tokens = "empty"'),
+        ("image_dir", "a ", 'image_dir = "a"'),
+        ("min_bucket_reso", "256", "min_bucket_reso = 256   (no quotes)"),
         ("caption_extension", 5, 'caption_extension = ".txt"'),
         ("caption_extension", ".txt ", 'caption_extension = ".txt"'),
         ("missing_caption", "", 'missing_caption = "empty"'),
@@ -109,7 +116,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_line_to_write(key, value,
 
 
 @pytest.mark.parametrize(
-    "key", ["image_directory", "image_jsonl_file", "caption_directory", "cache_directory"]
+    "key", ["image_directory", "image_jsonl_file", "caption_directory", "cache_directory", "image_dir"]
 )
 def test_a_key_of_one_dataset_does_not_stand_in_general(key):
     problem = only_problem({"image_directory": "a"}, general={key: "somewhere"})
@@ -126,12 +133,12 @@ def test_a_key_of_one_dataset_does_not_stand_in_general(key):
         ("flux_kontext_no_resize_control", "not supported yet"),
         ("fp_1f_no_post", "not for this model"),
         ("multiple_target", "not for this model"),
-        ("subsets", "stand in [[datasets]] itself"),
+        ("network_multiplier", "one strength holds for all"),
         ("color_aug", "cached latents cannot follow"),
     ],
 )
 def test_keys_of_other_trainers_are_refused_with_the_reason(key, reason):
-    problem = only_problem({"image_directory": "a", key: 1})
+    problem = only_problem({"image_directory": "a", key: 3})
     assert problem.what.startswith(f'"{key}" in data.toml (dataset 0: {key}) ')
     assert reason in problem.what
 
@@ -214,6 +221,9 @@ def test_all_problems_of_all_tables_are_found_at_once():
         ({"datasets": {"image_directory": "a"}}, "single brackets"),
         ({"datasets": "photos"}, "not a list of tables"),
         ({"datasets": ["photos"]}, "not a list of tables"),
+        ({"datasets": [{"subsets": 3}]}, "not a list of tables with keys"),
+        ({"datasets": [{"subsets": []}]}, "not a list of tables with keys"),
+        ({"datasets": [{"subsets": ["a"]}]}, "not a list of tables with keys"),
         ({"general": 3, "datasets": [{"image_directory": "a"}]}, "not a table"),
     ],
 )
@@ -263,3 +273,27 @@ def test_datasets_that_would_mix_their_entries_in_one_cache_are_refused():
 def test_datasets_with_the_same_entries_share_their_cache():
     first, second = parse({"image_directory": "a"}, {"image_directory": "a", "num_repeats": 3})
     assert first.cache_directory == second.cache_directory
+
+
+@pytest.mark.parametrize("key", ["image_jsonl_file", "metadata_file"])
+def test_sub_folders_of_a_list_are_without_effect(key):
+    problem = only_problem({key: "a.json", "recursive": True})
+    assert f"stand in {key}" in problem.what
+    assert parse({key: "a.json", "recursive": False})
+
+
+def test_two_lists_in_one_dataset_are_refused():
+    problem = only_problem({"metadata_file": "a.json", "image_jsonl_file": "a.jsonl"})
+    assert "both metadata_file" in problem.what
+    assert parse({"metadata_file": "a.json", "image_directory": "a"})
+
+
+def test_captions_lie_beside_the_picture_or_under_the_same_sub_folders():
+    plain = {"image_directory": "photos"}
+    picture = Path("photos/cats/01.png")
+    (beside,) = parse({**plain, "recursive": True})
+    assert beside.caption_folder(picture) == Path("photos/cats")
+    (mirrored,) = parse({**plain, "recursive": True, "caption_directory": "texts"})
+    assert mirrored.caption_folder(picture) == Path("texts/cats")
+    (flat,) = parse({**plain, "caption_directory": "texts"})
+    assert flat.caption_folder(Path("photos/01.png")) == Path("texts")

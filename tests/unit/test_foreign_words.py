@@ -5,7 +5,10 @@ import shlex
 import pytest
 from config_toy import ToySettings, load, problems_of, refusal, write
 
+from dataset.config_rules import SHARED_RULES
+from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS
 from host.config import load_config
+from host.dataset_tables import PARENT_WORDS
 from host.errors import ConfigError
 from host.foreign_words import FOREIGN_WORDS, REFUSED_VALUES
 from host.settings import CONTROL_WORDS, all_fields
@@ -80,6 +83,13 @@ def test_every_refused_value_is_of_a_setting_that_takes_the_better_one():
         choices = OURS[name].metadata["setting"].choices
         assert refused.better in choices, name
         assert value not in choices, (name, value)
+
+
+def test_every_default_of_the_pictures_may_be_given_among_the_training_settings():
+    ours = SHARED_RULES.keys() - {"resolutions"}
+    assert {key for key in ours if FOREIGN_WORDS[key].dataset_key == key} == ours
+    others = {word.dataset_key for word in FOREIGN_WORDS.values() if word.dataset_key} - ours
+    assert others <= {*FOREIGN_KEYS, *ALIASES, *BUCKET_WORDS, *PARENT_WORDS}
 
 
 MUSUBI_KONTEXT = """

@@ -17,7 +17,11 @@ from host.memory_account import (
     storage_bytes,
     tensors_in,
 )
+from host.movers import HostStore
 from host.observers import ProgressObserver
+from host.quantization import FrozenWeight
+from host.streaming import Shelf, open_streamer
+from networks.linears import StoredLinear
 
 CPU = torch.device("cpu")
 
@@ -54,7 +58,9 @@ def test_memory_is_split_among_its_owners():
     optimizer = torch.optim.AdamW(model[1].parameters())
     model(torch.ones(1, 8)).sum().backward()
     optimizer.step()
-    account = MemoryAccount(transformer=model, trained=model[1].parameters(), optimizer=optimizer, device=CPU)
+    account = MemoryAccount(
+        frozen=frozen_tensors(model), trained=model[1].parameters(), optimizer=optimizer, device=CPU
+    )
     owners = account.by_owner()
     assert owners["frozen"] == 8 * 8 * 4
     assert owners["adapter"] == owners["gradients"] == 8 * 4 * 4
@@ -70,12 +76,23 @@ def test_what_tensors_share_is_counted_once_and_whole():
     assert len(list(frozen_tensors(model))) == 3
 
 
+def test_weights_in_8_bit_and_what_streams_them_count_as_frozen():
+    weight = FrozenWeight((4, 8), CPU, parts=(torch.zeros(4, 8, dtype=torch.uint8), torch.zeros(4, 1)))
+    away = FrozenWeight((4, 8), CPU)
+    model = nn.Sequential(StoredLinear(weight, None), StoredLinear(away, None))
+    assert storage_bytes(frozen_tensors(model)) == 4 * 8 + 4 * 4
+    shelf = Shelf(["1"], HostStore(pinned=False))
+    shelf.put("1", away, (torch.zeros(4, 8),))
+    streamer = open_streamer(shelf, device=CPU)
+    assert storage_bytes(frozen_tensors(model, streamer)) == 4 * 8 + 4 * 4 + 4 * 8 * 4
+
+
 def test_where_the_system_does_not_tell_the_rest_is_zero(monkeypatch, tmp_path):
     monkeypatch.setattr("host.memory_account.STATM", tmp_path / "nowhere")
     assert resident_bytes() is None
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(layer.parameters())
-    account = MemoryAccount(transformer=layer, trained=[], optimizer=optimizer, device=CPU)
+    account = MemoryAccount(frozen=[], trained=[], optimizer=optimizer, device=CPU)
     assert account.by_owner()["rest"] == 0
 
 
@@ -123,7 +140,7 @@ def observer(tmp_path, tracker):
         total_steps=100,
         first_step=0,
         due_after=lambda step: [],
-        memory=MemoryAccount(transformer=layer, trained=layer.parameters(), optimizer=optimizer, device=CPU),
+        memory=MemoryAccount(frozen=[], trained=layer.parameters(), optimizer=optimizer, device=CPU),
     )
 
 

@@ -1,7 +1,7 @@
 """The answers to the contract (host/architecture.py says what each member means)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,9 +51,15 @@ def identify(header: Header) -> Part | None:
     """Return what the file is."""
     for mark, role in MARKS.items():
         if mark in header.tensors:
-            variant = VARIANT if role == "transformer" else None
-            return Part(role=role, description=f"a template {role}", precision="fp32", variant=variant)
+            part = Part(role=role, description=f"a template {role}", precision="fp32")
+            return replace(part, variant=VARIANT, blocks=_blocks(header)) if role == "transformer" else part
     return None
+
+
+def _blocks(header: Header) -> list[str]:
+    """Return the paths of the blocks in the order they run."""
+    count = sum(key.endswith(".inner.weight") for key in header.tensors)
+    return [f"blocks.{number}" for number in range(count)]
 
 
 def check_files(paths: Mapping[str, Path], parts: Mapping[str, Part]) -> Sequence[Problem]:
@@ -72,7 +78,7 @@ def load_transformer(
     split_attn: bool = False,
 ) -> nn.Module:
     """Return the frozen transformer."""
-    return _load(Transformer(), path, device=device, dtype=dtype)
+    return _load(Transformer(), path, device=device, dtype=dtype, place=place)
 
 
 def load_autoencoder(
@@ -95,9 +101,20 @@ def load_text_encoders(
     return _load(TextEncoder(), paths["text_encoder"], device=device, dtype=dtype)
 
 
-def _load(module: Model, path: Path, *, device: torch.device | str, dtype: torch.dtype | None) -> Model:
-    module.load_state_dict(load_file(path), strict=True)
-    return module.to(device=device, dtype=dtype).requires_grad_(False)
+def _load(
+    module: Model,
+    path: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    place: Place | None = None,
+) -> Model:
+    tensors = {
+        name: tensor.to(device=device, dtype=dtype) if place is None else place(name, tensor)
+        for name, tensor in load_file(path).items()
+    }
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.requires_grad_(False)
 
 
 def call_dit(

@@ -1,0 +1,97 @@
+"""Where each frozen weight goes, and in which form, decided while it is read."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from host.errors import ConfigError
+from host.quantization import FrozenWeight, Parts, quantize
+from host.streaming import Shelf
+from networks.linears import StoredLinear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """What a transformer's header says of its build."""
+
+    blocks: Sequence[str]
+    """Module paths of the blocks in the order they run; empty where the plugin does not say."""
+    linears: Mapping[str, tuple[int, int]]
+    """Module path -> (out, in) of every linear."""
+
+    def block_of(self, module_path: str) -> str:
+        """Return the block that holds ``module_path``; empty for none."""
+        return next((block for block in self.blocks if module_path.startswith(f"{block}.")), "")
+
+    def block_linears(self) -> dict[str, str]:
+        """Return every linear inside a block -> its block."""
+        found = {path: self.block_of(path) for path in self.linears}
+        return {path: block for path, block in found.items() if block}
+
+
+@dataclass(slots=True, kw_only=True)
+class Placement:
+    """The host's ``Place``: quantises each weight as it is read, and puts it where it is to wait."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of everything that is computed with, and of what is kept as it is."""
+    eight_bit: Collection[str]
+    """Module paths of the linears that are kept in 8 bit."""
+    scaled: bool
+    streamed: Mapping[str, str]
+    """Module path of each linear whose weight does not stay on the device -> its block."""
+    shelf: Shelf | None
+    weights: dict[str, FrozenWeight] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    """Module path -> what 8 bit lost, relative to the weight."""
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what the parameter ``name`` shall be; a linear's weight is kept here until ``install``."""
+        path = name.removesuffix(".weight")
+        if path == name or path not in self._kept_back():
+            return tensor.to(device=self.device, dtype=self.dtype)
+        weight, parts = FrozenWeight(tuple(tensor.shape), self.device), self._parts(path, tensor)
+        if self.shelf is not None and path in self.streamed:
+            self.shelf.put(self.streamed[path], weight, parts)
+        else:
+            weight.parts = parts
+        self.weights[path] = weight
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    def _kept_back(self) -> Collection[str]:
+        return {*self.eight_bit, *self.streamed}
+
+    def _parts(self, path: str, tensor: Tensor) -> Parts:
+        if path not in self.eight_bit:
+            return (tensor.to(self.dtype),)
+        made = quantize(tensor.to(self.device), scaled=self.scaled)
+        self.errors[path] = made.error
+        return made.parts
+
+    def install(self, transformer: nn.Module) -> None:
+        """Put a linear over its stored weight wherever one was kept back."""
+        if absent := [path for path in self._kept_back() if path not in self.weights]:
+            raise ConfigError.of(
+                f"This architecture's loader does not hand its weights to place (such as {min(absent)}), so "
+                "fp8_base and blocks_to_swap cannot act.",
+                "Write:  fp8_base = false  and  blocks_to_swap = 0",
+            )
+        for path, weight in self.weights.items():
+            linear = transformer.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            transformer.set_submodule(path, StoredLinear(weight, linear.bias))
+
+
+def eight_bit_linears(skeleton: Skeleton, *, scaled: bool, covered: Sequence[str]) -> list[str]:
+    """Return the linears that ``fp8_base`` keeps in 8 bit: all of the blocks.
+
+    With scales they are those that a pattern of ``covered`` matches: a plain cast is kohya's and covers
+    everything, the scaled form leaves out what shifts and gates whole tokens.
+    """
+    patterns = [re.compile(pattern) for pattern in covered]
+    linears = list(skeleton.block_linears())
+    return [path for path in linears if not scaled or any(pattern.fullmatch(path) for pattern in patterns)]

@@ -1,0 +1,336 @@
+"""Streamed blocks compute what blocks that stay compute, to the bit, wherever their weights wait."""
+
+from functools import partial
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from host import frozen as loading
+from host.architecture import read_header
+from host.errors import MachineError
+from host.frozen import Home, load_frozen_transformer, start_blocks
+from host.movers import DiskStore, HostStore, PlainMover
+from host.placement import Skeleton
+from host.prepare import ModelSettings
+from host.quantization import FrozenWeight
+from host.registry import find_architecture
+from host.ring import Direction, Mover, Visit
+from host.streaming import SLOTS, Shelf, Streamer, blocks_to_stream, open_shelf
+from networks.linears import StoredLinear
+from networks.lora import attach
+from networks.selection import select_linears
+
+FLUX = find_architecture("fd")
+CPU = torch.device("cpu")
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bf16": {},
+    "fp8_base": {"fp8_base": True},
+    "fp8_scaled": {"fp8_base": True, "fp8_scaled": True},
+}
+PUBLISHED = [*(f"double_blocks.{n}" for n in range(19)), *(f"single_blocks.{n}" for n in range(38))]
+BLOCKS = 6
+"""Of the tiny model: two double blocks and four single blocks."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors as small as these gain nothing from a second one, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return FLUX.tiny(tmp_path_factory.mktemp("models"))["dit"]
+
+
+def load(path, folder, **settings: Any) -> Any:
+    part = FLUX.identify(read_header(path))
+    assert part is not None
+    assert part.linears is not None
+    return load_frozen_transformer(
+        FLUX,
+        path,
+        skeleton=Skeleton(blocks=part.blocks, linears=part.linears),
+        settings=ModelSettings(**settings),
+        home=Home(device=CPU, folder=folder),
+    )
+
+
+def with_lora(frozen, *, checkpointed=True, preset="all_linears", include=()) -> Any:
+    patterns = FLUX.adapter_layout.presets[preset]
+    paths = select_linears(frozen.transformer, preset=patterns, include=include)
+    adapter = attach(frozen.transformer, paths, rank=2, alpha=2.0, dropout=0.0, seed=3)
+    for layer in adapter.layers.values():
+        nn.init.normal_(layer.up, std=0.02, generator=torch.Generator().manual_seed(5))
+    start_blocks(frozen, FLUX, checkpointed=checkpointed)
+    return adapter
+
+
+def velocity(frozen, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return FLUX.call_dit(
+        frozen.transformer,
+        torch.randn(1, 16, 4, 6, generator=generator),
+        sigma=torch.tensor([0.6]),
+        conditioning={
+            "t5_hidden": torch.randn(1, 5, 64, generator=generator),
+            "clip_pooled": torch.randn(1, 64, generator=generator),
+        },
+        guidance=torch.ones(1),
+    )
+
+
+def two_steps(frozen, adapter):
+    """Return losses, a sample drawn between two steps, and the gradients of all factors."""
+    found = []
+    for seed in (0, 1):
+        loss = velocity(frozen, seed).float().square().mean()
+        loss.backward()
+        found.append(loss.detach())
+        with torch.no_grad():
+            found.append(velocity(frozen, 9))
+            for parameter in adapter.parameters():
+                parameter.sub_(parameter.grad, alpha=0.5)
+    return found, [parameter.grad for parameter in adapter.parameters()]
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_losses_samples_and_gradients_are_those_of_blocks_that_stay(tiny, tmp_path, precision, checkpointed):
+    results = {}
+    for swap in (0, 1, 3, BLOCKS) if checkpointed else (0, BLOCKS):
+        frozen = load(tiny, tmp_path, blocks_to_swap=swap, **PRECISIONS[precision])
+        adapter = with_lora(frozen, checkpointed=checkpointed)
+        results[swap] = two_steps(frozen, adapter)
+        assert [path for path, layer in adapter.layers.items() if not (layer.up.grad != 0).any()] == []
+    expected, gradients = results.pop(0)
+    for found, others in results.values():
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(gradients, others, strict=True))
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
+def test_gradients_that_reach_what_all_blocks_share_are_the_same_too(tiny, tmp_path, checkpointed):
+    """A LoRA on an embedder: every block's modulation sends a gradient to the one vector."""
+    results = []
+    for swap in (0, BLOCKS):
+        frozen = load(tiny, tmp_path, blocks_to_swap=swap, fp8_base=True)
+        adapter = with_lora(frozen, checkpointed=checkpointed, include=["(vector|time)_in.*"])
+        results.append(two_steps(frozen, adapter))
+    for expected, found in zip(*results, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+class Counting:
+    """A ``Mover`` that counts what the plain one copies."""
+
+    def __init__(self, store):
+        self.plain = PlainMover(store)
+        self.copied = []
+
+    def fetch(self, place, target, *, after):
+        self.copied.append((place, target.numel()))
+        return self.plain.fetch(place, target, after=after)
+
+    def wait(self, mark):
+        self.plain.wait(mark)
+
+    def mark(self):
+        return self.plain.mark()
+
+
+def counted(path, folder, monkeypatch, **settings: Any):
+    """Return a transformer that streams all blocks, and what counts its copies."""
+    made = []
+
+    def open_counted(shelf, *, device):
+        shelf.store.seal(shelf.sizes)
+        made.append(Counting(shelf.store))
+        return Streamer(shelf, mover=made[0], device=device)
+
+    monkeypatch.setattr(loading, "open_streamer", open_counted)
+    return load(path, folder, blocks_to_swap=BLOCKS, **settings), made[0]
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
+def test_a_step_of_the_model_copies_each_block_once_forward_and_once_backward(
+    tiny, tmp_path, monkeypatch, checkpointed
+):
+    frozen, mover = counted(tiny, tmp_path, monkeypatch)
+    adapter = with_lora(frozen, checkpointed=checkpointed)
+    two_steps(frozen, adapter)
+    sizes = frozen.streamer.shelf.sizes
+    steps_and_samples = 2 * 2 + 2
+    # The last thing was a sample: what was sent for since is the beginning of the next pass.
+    assert mover.copied[:-SLOTS] == mover.copied[: steps_and_samples * BLOCKS]
+    order = [*range(BLOCKS), *reversed(range(BLOCKS)), *range(BLOCKS)] * 2
+    assert mover.copied[:-SLOTS] == [(place, sizes[place]) for place in order]
+    assert isinstance(mover, Mover)
+
+
+def test_blocks_before_the_first_trained_one_are_not_brought_for_the_backward_pass(
+    tiny, tmp_path, monkeypatch
+):
+    frozen, mover = counted(tiny, tmp_path, monkeypatch)
+    adapter = with_lora(frozen, preset="single_blocks")
+    two_steps(frozen, adapter)
+    order = [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 0, 1, 2, 3, 4, 5]
+    assert [place for place, _ in mover.copied[:-SLOTS]] == order * 2
+
+
+def test_only_the_weights_of_linears_wait_elsewhere_and_each_in_exactly_its_bytes(tiny, tmp_path):
+    frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS)
+    linears = [m for m in frozen.transformer.modules() if isinstance(m, StoredLinear)]
+    assert len(linears) == 2 * 10 + 4 * 3
+    assert sum(frozen.streamer.shelf.sizes) == sum(2 * m.in_features * m.out_features for m in linears)
+    staying = dict(frozen.transformer.named_parameters())
+    assert {"double_blocks.0.img_attn.qkv.bias", "single_blocks.3.norm.key_norm.scale"} <= staying.keys()
+    assert not any(parameter.is_meta for parameter in staying.values())
+
+
+def test_the_ring_is_two_buffers_of_the_largest_block_whatever_is_streamed(tiny, tmp_path):
+    for swap in (1, 2, 4, BLOCKS):
+        streamer = load(tiny, tmp_path, blocks_to_swap=swap).streamer
+        sizes, buffers = streamer.shelf.sizes, streamer.ring.buffers
+        assert len(buffers) == min(SLOTS, swap)
+        assert {buffer.nbytes for buffer in buffers} == {max(sizes)}
+
+
+def linears_in_blocks(frozen) -> list[Any]:
+    return [module for module in frozen.transformer.modules() if isinstance(module, StoredLinear)]
+
+
+def test_between_two_uses_the_weights_of_a_block_cannot_be_read(tiny, tmp_path):
+    frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS)
+    with_lora(frozen)
+    loss = velocity(frozen).square().mean()
+    assert all(module.weight.parts is None for module in linears_in_blocks(frozen))
+    loss.backward()
+    with pytest.raises(AssertionError, match="while it is away"):
+        frozen.transformer.double_blocks[1].img_mlp[0].base(torch.zeros(1, 128, dtype=torch.bfloat16))
+
+
+def test_a_block_that_did_not_say_it_was_done_is_away_when_the_next_one_is_there(tiny, tmp_path):
+    streamer = load(tiny, tmp_path, blocks_to_swap=2).streamer
+    first, second = ([weight for weight, _ in spans] for spans in streamer.shelf.spans)
+    streamer.enter(Visit(0, Direction.FORWARD), training=True)
+    assert all(weight.parts for weight in first)
+    streamer.enter(Visit(1, Direction.FORWARD), training=True)
+    assert all(weight.parts is None for weight in first)
+    assert all(weight.parts for weight in second)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
+def test_a_buffer_is_free_as_soon_as_the_backward_pass_has_left_its_block(tiny, tmp_path, checkpointed):
+    """So that the next copy runs beside the blocks that stay, and not after them."""
+    frozen = load(tiny, tmp_path, blocks_to_swap=1)
+    with_lora(frozen, checkpointed=checkpointed)
+    before = frozen.transformer.get_submodule("single_blocks.0")
+    held = []
+    before.register_full_backward_pre_hook(lambda *_: held.append(frozen.streamer.ring.held))
+    velocity(frozen).square().mean().backward()
+    assert frozen.streamer.shelf.paths == ("single_blocks.2",)
+    assert held == [None]
+
+
+def test_what_enters_and_leaves_a_block_is_as_without_streaming(tiny, tmp_path):
+    seen = {}
+    for swap in (0, BLOCKS):
+        frozen = load(tiny, tmp_path, blocks_to_swap=swap)
+        with_lora(frozen)
+        log = seen[swap] = []
+        for block in FLUX.blocks(frozen.transformer):
+            block.register_forward_hook(partial(note, log))
+        velocity(frozen)
+    assert seen[0] == seen[BLOCKS]
+    assert {dtype for block in seen[0] for _, dtype, *_ in block} == {torch.bfloat16, torch.float32}
+
+
+def note(log, block, given, made):
+    values = [*given, *(made if isinstance(made, tuple) else (made,))]
+    # Beside them stands what was computed ahead for the block, where it stays: no tensor but a tuple.
+    tensors = [one for one in values if isinstance(one, torch.Tensor)]
+    log.append([(one.device, one.dtype, one.shape, one.requires_grad) for one in tensors])
+
+
+def test_nothing_is_left_in_the_folder_not_even_while_it_is_used(tiny, tmp_path):
+    frozen = load(tiny, tmp_path / "cache", blocks_to_swap=2)
+    with_lora(frozen)
+    velocity(frozen)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 25, 37, 38, 39, 56, 57])
+def test_single_blocks_are_chosen_first_then_double_blocks_evenly_spread(count):
+    chosen = blocks_to_stream(PUBLISHED, count)
+    singles = [int(path.split(".")[1]) for path in chosen if path.startswith("single")]
+    doubles = [int(path.split(".")[1]) for path in chosen if path.startswith("double")]
+    assert (len(singles), len(doubles)) == (min(count, 38), max(0, count - 38))
+    assert chosen == [path for path in PUBLISHED if path in chosen]
+    for found, of in ((singles, 38), (doubles, 19)):
+        gaps = {later - earlier for earlier, later in pairwise(found)}
+        assert gaps <= {of // len(found), -(-of // len(found))} if found else True
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
+    store = DiskStore(tmp_path)
+
+    class Full:
+        def seek(self, position): ...
+
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+    whole, store.file = store.file, cast(Any, Full())
+    with pytest.raises(MachineError, match=r"No space left on device.[\s\S]*Make room"):
+        store.add(0, 0, torch.zeros(4))
+    store.file = whole
+
+
+def stores(folder):
+    return [DiskStore(folder), HostStore(pinned=False)]
+
+
+def test_a_shelf_gives_back_what_was_put_into_it(tmp_path):
+    tensors = [torch.randn(3, 5), torch.randn(7, 3).bfloat16(), torch.randn(4, 4).to(torch.float8_e4m3fn)]
+    for store in stores(tmp_path):
+        shelf = Shelf(["a", "b"], store)
+        weights = [FrozenWeight(tuple(tensor.shape), CPU) for tensor in tensors]
+        for path, weight, tensor in zip("bab", weights, tensors, strict=True):
+            shelf.put(path, weight, (tensor, tensor.float()))
+        store.seal(shelf.sizes)
+        for place, size in enumerate(shelf.sizes):
+            whole = torch.empty(size, dtype=torch.uint8)
+            store.read(place, whole)
+            shelf.lend(place, whole)
+        for weight, tensor in zip(weights, tensors, strict=True):
+            assert weight.parts is not None
+            assert torch.equal(weight.parts[0].float(), tensor.float())
+            assert torch.equal(weight.parts[1], tensor.float())
+
+
+def test_the_cpu_streams_from_disk_and_the_receipt_says_so(tiny, tmp_path):
+    assert isinstance(open_shelf(["a"], device=CPU, folder=tmp_path).store, DiskStore)
+    note = load(tiny, tmp_path, blocks_to_swap=3).notes[-1]
+    assert note == "3 blocks wait on disk, 0.00 GB; 2 buffers of 0.00 GB are kept for them"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_on_a_gpu_losses_and_gradients_are_those_of_blocks_that_stay(tiny, tmp_path, precision, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.CPU", torch.device("cuda"))
+    results = []
+    for swap in (0, 3, BLOCKS):
+        frozen = load(tiny, tmp_path, blocks_to_swap=swap, **PRECISIONS[precision])
+        results.append(two_steps(frozen, with_lora(frozen)))
+    (expected, gradients), *others = results
+    for found, factors in others:
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(gradients, factors, strict=True))
