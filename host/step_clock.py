@@ -1,13 +1,18 @@
 """Where a step's time goes: waiting for data, copies, forward, backward, optimizer."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 PHASES = ("data", "copies", "forward", "backward", "optimizer")
-"""``data`` is waiting for the thread that reads ahead, ``copies`` is moving a batch to the device."""
+"""``data`` is waiting for the thread that reads ahead, ``copies`` is moving a batch, or weights that are
+streamed, to the device where nothing is computed meanwhile."""
+
+Lap = tuple[str, Any, Any, int]
+"""Phase, first and last mark, and 1 to add the time between them or -1 to take it away."""
 
 
 @runtime_checkable
@@ -64,25 +69,37 @@ class StepClock:
         self.now = now
         self.began = 0.0
         self.last: Any = None
-        self.laps: list[tuple[str, Any, Any]] = []
-        self.done: list[tuple[str, Any, Any]] = []
+        self.inner: list[tuple[str, Any, Any]] = []
+        self.laps: list[Lap] = []
+        self.done: list[Lap] = []
 
     def start(self) -> None:
         """Begin a step."""
+        self.inner.clear()
         self.began, self.last = self.now(), self.marks.mark()
 
     def lap(self, phase: str) -> None:
         """Count the time since the last lap, or the start, as ``phase``."""
         mark = self.marks.mark()
-        self.laps.append((phase, self.last, mark))
+        self.laps.append((phase, self.last, mark, 1))
+        for inner, first, last in self.inner:
+            self.laps += [(inner, first, last, 1), (phase, first, last, -1)]
+        self.inner.clear()
         self.last = mark
+
+    @contextmanager
+    def inside(self, phase: str) -> Iterator[None]:
+        """Count the time of a block as ``phase`` instead of what the next lap says."""
+        first = self.marks.mark()
+        yield
+        self.inner.append((phase, first, self.marks.mark()))
 
     def finish(self) -> tuple[float, Mapping[str, float]]:
         """End the step; return its seconds, and the seconds by phase of the step before (empty: none)."""
         before, self.done, self.laps = self.done, self.laps, []
         phases: dict[str, float] = {phase: 0.0 for phase in PHASES} if before else {}
-        for phase, first, last in before:
-            phases[phase] += self.marks.seconds(first, last)
+        for phase, first, last, sign in before:
+            phases[phase] += sign * self.marks.seconds(first, last)
         return self.now() - self.began, phases
 
 

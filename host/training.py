@@ -6,6 +6,7 @@ Only main saves, samples and writes logs; every process computes.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -181,6 +182,9 @@ def _loop(training: Training) -> Loop:
         fit=settings.fit,
     )
     load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
+    clock = step_clock(training.processes.device)
+    if training.frozen.streamer is not None:
+        training.frozen.streamer.timed = partial(clock.inside, "copies")
     return Loop(
         plan=job.plan,
         stage=lambda plan, micro: objective.stage(
@@ -195,7 +199,7 @@ def _loop(training: Training) -> Loop:
         ),
         max_grad_norm=settings.optimizer.max_grad_norm,
         processes=training.processes,
-        clock=step_clock(training.processes.device),
+        clock=clock,
     )
 
 

@@ -1,6 +1,7 @@
 """The loop has no hidden cost: what a step asks of the device, what it walks over, and what grows."""
 
 import gc
+import json
 import math
 import statistics
 import time
@@ -21,6 +22,7 @@ from host.flow_matching import NoiseSettings
 from host.memory_account import resident_bytes, storage_bytes
 from host.objective import Objective
 from host.staging import Staged
+from host.step_clock import PHASES
 from musubi_flux_dev import FLUX_DEV
 from musubi_flux_dev.transformer import Flux, FluxParams
 from networks.lora import attach
@@ -269,3 +271,16 @@ def test_the_memory_after_a_sample_is_that_before(tmp_path, monkeypatch):
     job = write_job(tmp_path, sample_prompts=str(prompts), sample_every_n_steps=1, max_train_steps=4)
     assert train(job) == 5  # nothing was trained
     assert len(set(found)) == 1, found
+
+
+def test_the_log_tells_where_the_time_went_and_streamed_weights_as_copies(tmp_path):
+    job = write_job(tmp_path, architecture="fd", max_train_steps=3, blocks_to_swap=2)
+    assert train(job) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "lora.jsonl").read_text().splitlines()]
+    assert lines[0]["phases_before"] == {}
+    for before, line in pairwise(lines):
+        phases = line["phases_before"]
+        assert set(phases) == set(PHASES)
+        assert all(seconds > 0 for phase, seconds in phases.items() if phase != "data")
+        # The clock of the whole step starts a moment before its phases and ends a moment after.
+        assert before["seconds"] / 2 < sum(phases.values()) < before["seconds"] + 0.001

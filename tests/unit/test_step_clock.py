@@ -56,6 +56,23 @@ def test_a_phase_that_comes_several_times_is_added_up():
     assert [before[phase] for phase in PHASES] == [0.0, 3.0, 3.0, 3.0, 0.0]
 
 
+def test_what_is_timed_inside_a_phase_is_taken_out_of_it():
+    hands = Hands()
+    clock = StepClock(HostMarks(hands), now=hands)
+    with clock.inside("copies"):  # while a sample is made, before the step
+        hands.at += 50.0
+    clock.start()
+    for _ in range(2):
+        hands.at += 1.0
+        with clock.inside("copies"):
+            hands.at += 0.25
+        hands.at += 1.0
+    clock.lap("forward")
+    clock.finish()
+    before = one_step(clock, hands)[1]
+    assert (before["forward"], before["copies"]) == (4.0, 0.5)
+
+
 def test_the_marks_of_a_device_are_read_only_when_a_later_step_is_done():
     read = []
 
