@@ -1,6 +1,6 @@
 """Blocks that are computed again in the backward pass instead of keeping what they computed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,7 @@ def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
 
 
 def _run(forward: Callable[..., Any], trained: bool, *inputs: Any) -> Any:  # noqa: FBT001 - bound above
-    if not torch.is_grad_enabled() or not (trained or any(one.requires_grad for one in _tensors(inputs))):
+    wanted = trained or any(isinstance(one, Tensor) and one.requires_grad for one in inputs)
+    if not (wanted and torch.is_grad_enabled()):
         return forward(*inputs)
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple):
-            yield from _tensors(value)
