@@ -146,12 +146,10 @@ def test_a_step_is_timed_from_waiting_for_data_to_the_update_and_observers_are_n
 
 
 def test_batches_for_a_gpu_are_pinned_where_they_are_made(monkeypatch):
-    monkeypatch.setattr(Staged, "pinned", lambda self: "pinned")
-    made, _ = loop(accumulation=2, processes=Processes(device=torch.device("cuda")))
-    monkeypatch.setattr("host.fit.Inputs", lambda **facts: facts)
-    assert made.make_inputs(0)["micro_batches"] == ["pinned", "pinned"]
-    made, _ = loop(accumulation=2)
-    assert all(isinstance(one, Staged) for one in made.make_inputs(0)["micro_batches"])
+    monkeypatch.setattr(Staged, "pinned", lambda self: replace(self, sigma=self.sigma + 7))
+    for device, sigma in (("cuda", 7), ("cpu", 0)):
+        made, _ = loop(accumulation=2, processes=Processes(device=torch.device(device)))
+        assert [one.sigma.tolist() for one in made.make_inputs(0).micro_batches] == [[sigma], [sigma]]
 
 
 def test_inputs_are_made_ahead_in_another_thread_the_same_in_every_order():
