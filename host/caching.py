@@ -1,13 +1,16 @@
 """Drives a plugin's encoders over a dataset; resumable, and what is sound stays."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dataset.cache import (
@@ -28,7 +31,13 @@ from host.architecture import Architecture, Autoencoder, TextEncoders, Variant
 from host.atomic import remove_all
 from host.errors import ConfigError, StoppedByUser, name_some
 from host.logs import Screen
+from host.read_ahead import read_ahead, writing_behind
 from host.setting import setting
+
+DECODERS = min(4, os.cpu_count() or 1)
+"""Threads that decode pictures while the encoder runs."""
+DECODED_AHEAD = 2 * DECODERS
+"""Pictures that wait decoded at most: 13 MB each at 1024 x 1024."""
 
 Model = TypeVar("Model", Autoencoder, TextEncoders)
 
@@ -114,35 +123,57 @@ def cache_latents(
         return count
     with screen.alive("loading the autoencoder"):
         autoencoder = encoder.load()
-    for item, fingerprint in screen.watch(due, what="pictures encoded"):
-        stop_if(stopping)
-        pixels = to_pixels(fit_to_bucket(decode(item.image_path), item.bucket))
-        latents = _encode(autoencoder, pixels)
-        beside = {MIRRORED: _encode(autoencoder, pixels.flip(-1))} if item.flip else {}
-        write_latents(
-            item.latent_cache,
-            latents,
-            architecture=architecture.full_name,
-            size=item.size,
-            fingerprint=fingerprint,
-            beside={**beside, **_mask(item, latents)},
-        )
+    with (
+        read_ahead(
+            lambda number: _decode(due[number][0]), range(len(due)), ahead=DECODED_AHEAD, threads=DECODERS
+        ) as pictures,
+        writing_behind() as write,
+    ):
+        for (item, fingerprint), picture in zip(
+            screen.watch(due, what="pictures encoded"), pictures, strict=True
+        ):
+            stop_if(stopping)
+            # One at a time: a batch's convolutions add up in another order, and an entry is a pure
+            # function of its picture.
+            latents = _encode(autoencoder, picture.pixels)
+            beside = {MIRRORED: _encode(autoencoder, picture.pixels.flip(-1))} if item.flip else {}
+            if picture.mask is not None:
+                _, height, width = latents.shape
+                beside[MASK] = latent_mask(picture.mask, bucket=item.bucket, latents=(height, width))
+            write(
+                partial(
+                    write_latents,
+                    item.latent_cache,
+                    latents,
+                    architecture=architecture.full_name,
+                    size=item.size,
+                    fingerprint=fingerprint,
+                    beside=beside,
+                )
+            )
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture on its way to the encoder."""
+
+    pixels: Float[Tensor, "3 H W"]
+    mask: UInt8[np.ndarray, "H2 W2"] | None
+    """As large as the picture was, not as its bucket."""
+
+
+def _decode(item: Item) -> Decoded:
+    mask = None
+    if item.mask_path is not None:
+        mask = decode_mask(item.mask_path, picture=item.image_path)
+        assert mask is not None, "the scan found this mask"
+    return Decoded(to_pixels(fit_to_bucket(decode(item.image_path), item.bucket)), mask)
 
 
 def _encode(autoencoder: Autoencoder, pixels: Float[Tensor, "3 H W"]) -> Float[Tensor, "c h w"]:
     with torch.no_grad():
         return autoencoder.encode(pixels.unsqueeze(0))[0].float().cpu()
-
-
-def _mask(item: Item, latents: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
-    """Return the weights of the places of ``latents`` where ``item`` has a mask."""
-    if item.mask_path is None:
-        return {}
-    levels = decode_mask(item.mask_path, picture=item.image_path)
-    assert levels is not None, "the scan found this mask"
-    _, height, width = latents.shape
-    return {MASK: latent_mask(levels, bucket=item.bucket, latents=(height, width))}
 
 
 def tidy(

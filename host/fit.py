@@ -1,18 +1,19 @@
 """The training loop: batch, loss, backward, clip, step, then those who watch."""
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dataset.batch import Batch
 from host.plan import MicroBatch, StepPlan, TrainingPlan
 from host.processes import Processes
+from host.read_ahead import read_ahead
 from host.setting import UsedWhen, setting, setting_is
 from host.shortage import during
+from host.staging import Staged
+from host.step_clock import StepClock
 
 NO_EPOCHS = UsedWhen(
     test=lambda resolved: resolved["max_train_epochs"] is None, says="max_train_epochs is not set"
@@ -60,6 +61,8 @@ class StepReport:
     seconds: float
     size: str
     """Shape of the latents, so that speeds are compared with their like."""
+    phases_before: Mapping[str, float]
+    """Phase -> seconds, of the step before; empty for the first step. See ``host.step_clock``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +70,39 @@ class Loop:
     """What stays the same from step to step."""
 
     plan: TrainingPlan
-    load_batch: Callable[[StepPlan, MicroBatch], Batch]
-    losses: Callable[..., Tensor]
-    """``losses(batch, step=..., positions=...) -> (b,)``."""
+    stage: Callable[[StepPlan, MicroBatch], Staged]
+    """Called in another thread, a few steps ahead."""
+    losses: Callable[[Staged], Tensor]
+    """One loss a sample, (b,), of what lies on the device."""
     parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
     """Of the step counted from 0."""
     max_grad_norm: float
     processes: Processes
+    clock: StepClock
+
+    def make_inputs(self, number: int) -> "Inputs":
+        """Return what step ``number``, counted from 0, needs; the same whenever it is asked."""
+        plan = self.plan.step(number)
+        share = plan.share(rank=self.processes.rank, world=self.processes.world)
+        staged = [self.stage(plan, micro) for micro in share]
+        on_gpu = self.processes.device.type == "cuda"
+        return Inputs(plan=plan, micro_batches=[one.pinned() for one in staged] if on_gpu else staged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that one process needs for a step."""
+
+    plan: StepPlan
+    micro_batches: Sequence[Staged]
+
+    @property
+    def size(self) -> str:
+        """Shape of the last latents; empty where this process has no share in the step."""
+        shapes = ["x".join(map(str, staged.latents.shape)) for staged in self.micro_batches]
+        return shapes[-1] if shapes else ""
 
 
 def fit(
@@ -91,52 +118,64 @@ def fit(
     reach a weight.
     """
     step = first_step
-    while step < loop.plan.total_steps:
-        report = _one_step(loop, loop.plan.step(step))
-        step = report.step
-        for observe in observers:
-            observe(report)
-        if loop.processes.any(stopping()):
-            break
+    with read_ahead(loop.make_inputs, range(first_step, loop.plan.total_steps)) as steps:
+        loop.clock.start()
+        for inputs in steps:
+            loop.clock.lap("data")
+            report, stop = _one_step(loop, inputs, stopping)
+            step = report.step
+            for observe in observers:
+                observe(report)
+            if stop or (loop.processes.world == 1 and stopping()):
+                break
+            loop.clock.start()
     return step
 
 
-def _one_step(loop: Loop, plan: StepPlan) -> StepReport:
-    began = time.perf_counter()
+def _one_step(loop: Loop, inputs: Inputs, stopping: Callable[[], bool]) -> tuple[StepReport, bool]:
+    """Do a step; also return whether any of several processes asked to stop."""
+    plan, clock = inputs.plan, loop.clock
     rate = loop.learning_rate(plan.step)
     for group in loop.optimizer.param_groups:
         group["lr"] = rate
     total = torch.zeros((), device=loop.processes.device)
-    size = ""
-    for micro in plan.share(rank=loop.processes.rank, world=loop.processes.world):
-        batch = loop.load_batch(plan, micro)
-        size = "x".join(str(length) for length in batch.latents.shape)
-        with during("training", what=f"step {plan.step + 1}, latents {size}"):
-            losses = loop.losses(batch, step=plan.step, positions=micro.positions)
-            loss = losses.sum() / plan.sample_count
+    for staged in inputs.micro_batches:
+        with during("training", what=f"step {plan.step + 1}, latents {inputs.size}"):
+            there = staged.on(loop.processes.device)
+            clock.lap("copies")
+            loss = loop.losses(there).sum() / plan.sample_count
+            clock.lap("forward")
             loss.backward()
-        total += loss.detach()
+            total += loss.detach()
+            clock.lap("backward")
     for parameter in loop.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in loop.parameters if parameter.grad is not None]
-    loop.processes.add_up([total, *gradients])
+    votes = torch.full_like(total, float(loop.processes.world > 1 and stopping()))
+    loop.processes.add_up([total, votes, *gradients])
     norm = torch.nn.utils.get_total_norm(gradients)
-    _refuse_not_finite(loop, plan, loss=total.item(), norm=norm.item())
+    # The one moment in a step when the program waits for the device.
+    loss_read, norm_read, votes_read = torch.stack([total, norm, votes]).tolist()
+    _refuse_not_finite(loop, plan, loss=loss_read, norm=norm_read)
     if loop.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(loop.parameters, loop.max_grad_norm, norm)
     loop.optimizer.step()
     loop.optimizer.zero_grad(set_to_none=True)
-    return StepReport(
+    clock.lap("optimizer")
+    seconds, phases_before = clock.finish()
+    report = StepReport(
         step=plan.step + 1,
         epoch=plan.epoch + 1,
         ends_epoch=plan.ends_epoch,
-        loss=total.item(),
+        loss=loss_read,
         learning_rate=rate,
-        gradient_norm=norm.item(),
-        seconds=time.perf_counter() - began,
-        size=size,
+        gradient_norm=norm_read,
+        seconds=seconds,
+        size=inputs.size,
+        phases_before=phases_before,
     )
+    return report, votes_read > 0
 
 
 class NotFiniteError(ArithmeticError):

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from host.architecture import Architecture
+from host.checkpointing import checkpoint_blocks
 from host.placement import Placement, Skeleton, eight_bit_linears
 from host.prepare import ModelSettings
 from host.quantization import receipt
@@ -81,14 +80,14 @@ def _placement(
 
 def start_blocks(frozen: Frozen, architecture: Architecture, *, checkpointed: bool) -> None:
     """Let blocks be computed again in the backward pass, and send for weights that wait elsewhere."""
+    transformer, streamer = frozen.transformer, frozen.streamer
     if checkpointed:
-        checkpoint_blocks(architecture.blocks(frozen.transformer))
-    # Outside of it: computing a block again needs its weights too.
-    if frozen.streamer is not None:
-        stream_blocks(frozen.transformer, frozen.streamer)
-
-
-def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let each block be recomputed in the backward pass instead of keeping what it computed."""
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        checkpoint_blocks(architecture.blocks(transformer))
+    if streamer is None:
+        return
+    if architecture.note_streamed is not None:
+        architecture.note_streamed(
+            transformer, [transformer.get_submodule(path) for path in streamer.shelf.paths]
+        )
+    # Outside of checkpointing: computing a block again needs its weights too.
+    stream_blocks(transformer, streamer)

@@ -15,6 +15,7 @@ from host.architecture import Architecture, Variant
 from host.fit import FitSettings
 from host.flow_matching import Draw, NoiseSettings, draw_sample, interpolate, loss_weight, sample_losses
 from host.randomness import derived_seed, generator
+from host.staging import Staged
 from networks.lora import Adapter
 
 
@@ -28,40 +29,54 @@ class Objective:
     adapter: Adapter
     noise: NoiseSettings
     fit: FitSettings
-    device: torch.device
 
-    def losses(self, batch: Batch, *, step: int, positions: Sequence[int]) -> Float[Tensor, " b"]:
-        """Return one weighted loss per sample; a pure function of batch, step and positions."""
+    def stage(self, batch: Batch, *, step: int, positions: Sequence[int]) -> Staged:
+        """Draw all that is random for ``batch``; a pure function of batch, step and positions.
+
+        It touches neither model nor device, so another thread may do it.
+        """
         latents = batch.latents.float()
-        b, c, h, w = latents.shape
+        _, c, h, w = latents.shape
         shift = self.variant.training_shift(round(h * w * self.architecture.tokens_per_latent))
         draws = [self._draw((c, h, w), step=step, position=position, shift=shift) for position in positions]
-        noise = torch.stack([draw.noise for draw in draws]).to(self.device)
-        input_noise = torch.stack([draw.input_noise for draw in draws]).to(self.device)
-        sigma = torch.stack([draw.sigma for draw in draws]).to(self.device)
-        latents = latents.to(self.device)
-        guidance = torch.full((b,), self.noise.guidance_scale, device=self.device)
-        self.adapter.train_with(
-            [derived_seed(self.fit.seed, step, position, "dropout") for position in positions]
+        prior = [self.fit.prior_loss_weight if reg else 1.0 for reg in batch.is_reg]
+        return Staged(
+            latents=latents,
+            conditioning=batch.conditioning,
+            noise=torch.stack([draw.noise for draw in draws]),
+            input_noise=torch.stack([draw.input_noise for draw in draws]),
+            sigma=torch.stack([draw.sigma for draw in draws]),
+            prior_weights=torch.tensor(prior) if any(batch.is_reg) else None,
+            mask=batch.mask,
+            dropout_keys=self.adapter.dropout_keys(
+                [derived_seed(self.fit.seed, step, position, "dropout") for position in positions]
+            ),
         )
+
+    def losses(self, staged: Staged) -> Float[Tensor, " b"]:
+        """Return one weighted loss per sample; what is staged lies on the transformer's device."""
+        sigma, latents = staged.sigma, staged.latents
+        if staged.dropout_keys is not None:
+            self.adapter.use_dropout(staged.dropout_keys)
         velocity = self.architecture.call_dit(
             self.transformer,
-            interpolate(latents, input_noise, sigma),
+            interpolate(latents, staged.input_noise, sigma),
             sigma=sigma,
-            conditioning=batch.conditioning,
-            guidance=guidance if self.variant.takes_guidance else None,
+            conditioning=staged.conditioning,
+            guidance=torch.full_like(sigma, self.noise.guidance_scale)
+            if self.variant.takes_guidance
+            else None,
         )
         losses = sample_losses(
             velocity,
-            noise - latents,
+            staged.noise - latents,
             loss_type=self.fit.loss_type,
             huber_c=self.fit.huber_c,
-            mask=None if batch.mask is None else batch.mask.to(self.device),
+            mask=staged.mask,
         )
         weights = loss_weight(sigma, self.noise)
-        if any(batch.is_reg):
-            prior = [self.fit.prior_loss_weight if reg else 1.0 for reg in batch.is_reg]
-            weights = weights * torch.tensor(prior, device=self.device)
+        if staged.prior_weights is not None:
+            weights = weights * staged.prior_weights
         return weights * losses
 
     def _draw(self, shape: tuple[int, int, int], *, step: int, position: int, shift: float) -> Draw:

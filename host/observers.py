@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from host.architecture import Autoencoder
-from host.eta import Estimate
+from host.eta import Estimate, Slowdown
 from host.fit import StepReport
 from host.logs import JsonLines, Screen, Tracker, clock
+from host.memory_account import MemoryAccount, account_text
 from host.prepare import release_memory
 from host.prompts import SamplePrompt
 from host.sampling import (
@@ -30,6 +32,8 @@ from networks.lora import Adapter
 
 logger = logging.getLogger(__name__)
 
+AVERAGED = 100
+"""Steps in the average loss."""
 FAILURES_ALLOWED = 2
 """After so many failed rounds sampling is switched off."""
 
@@ -51,7 +55,9 @@ class ProgressObserver:
     first_step: int
     due_after: Callable[[int], Sequence[tuple[str, int]]]
     """Steps done -> events still to come, for the estimate."""
-    losses: list[float] = field(default_factory=list)
+    memory: MemoryAccount
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=AVERAGED))
+    slowdown: Slowdown = field(default_factory=Slowdown)
     _bar: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,24 +65,14 @@ class ProgressObserver:
 
     def __call__(self, report: StepReport) -> None:
         """Take note of one step."""
+        owners = self.memory.by_owner()
+        if not self.losses:
+            self.screen.say("memory", account_text(owners))
         self.losses.append(report.loss)
         self.estimate.step_took(report.seconds, size=report.size)
-        if self.log is not None:
-            self.log.write(
-                step=report.step,
-                epoch=report.epoch,
-                loss=report.loss,
-                lr=report.learning_rate,
-                gradient_norm=report.gradient_norm,
-                seconds=round(report.seconds, 4),
-            )
-        values = {
-            "loss/current": report.loss,
-            "loss/average": self.average(),
-            "lr/unet": report.learning_rate,
-        }
-        for tracker in self.trackers:
-            tracker.log(values, step=report.step)
+        if note := self.slowdown.step_took(report.seconds, size=report.size):
+            self.screen.say("train", f"step {report.step}: {note}")
+        self._write(report, owners)
         left = self.estimate.seconds_left(
             steps=self.total_steps - report.step, events=self.due_after(report.step)
         )
@@ -86,14 +82,37 @@ class ProgressObserver:
         )
         self._bar.update(1)
 
+    def _write(self, report: StepReport, owners: Mapping[str, int]) -> None:
+        phases = {phase: round(seconds, 5) for phase, seconds in report.phases_before.items()}
+        if self.log is not None:
+            self.log.write(
+                step=report.step,
+                epoch=report.epoch,
+                loss=report.loss,
+                lr=report.learning_rate,
+                gradient_norm=report.gradient_norm,
+                seconds=round(report.seconds, 4),
+                phases_before=phases,
+                memory=dict(owners),
+            )
+        values = {
+            "loss/current": report.loss,
+            "loss/average": self.average(),
+            "lr/unet": report.learning_rate,
+            "seconds/step": report.seconds,
+            **{f"seconds_before/{phase}": seconds for phase, seconds in phases.items()},
+            **{f"memory/{owner}": float(size) for owner, size in owners.items()},
+        }
+        for tracker in self.trackers:
+            tracker.log(values, step=report.step)
+
     def refreshing(self) -> AbstractContextManager[None]:
         """Return a block in which the bar's clock moves also while a step takes long."""
         return self.screen.refreshing(self._bar)
 
     def average(self) -> float:
         """Return the mean loss of the last hundred steps."""
-        recent = self.losses[-100:]
-        return sum(recent) / len(recent)
+        return sum(self.losses) / len(self.losses)
 
     def close(self) -> None:
         """Close bar, log and trackers."""
@@ -134,7 +153,7 @@ class SampleObserver:
             return []
         self.last_step = step
         began = time.perf_counter()
-        self.adapter.train_with(None)
+        self.adapter.use_dropout(None)
         self.adapter.set_strength(strength)
         try:
             made = self._make(step, strength=strength)

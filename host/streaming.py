@@ -6,6 +6,7 @@ adapter with its gradients and moments.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -92,11 +93,14 @@ class Streamer:
         self.shelf = shelf
         self.ring = Ring(shelf.sizes, slots=min(SLOTS, len(shelf.paths)), mover=mover, device=device)
         self.lent: int | None = None
+        self.timed: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What times the waiting for copies."""
 
     def enter(self, visit: Visit, *, training: bool) -> None:
         """Make the weights of a block readable, and those of the one before unreadable."""
         self._take_back()
-        whole = self.ring.enter(visit, training=training)
+        with self.timed():
+            whole = self.ring.enter(visit, training=training)
         self.shelf.lend(visit.place, whole)
         self.lent = visit.place
 
@@ -104,7 +108,8 @@ class Streamer:
         """Say that a block is done with."""
         if self.lent == visit.place:
             self._take_back()
-        self.ring.leave(visit)
+        with self.timed():
+            self.ring.leave(visit)
 
     def _take_back(self) -> None:
         if self.lent is not None:

@@ -6,10 +6,11 @@ Only main saves, samples and writes logs; every process computes.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from host.atomic import remove_all
 from host.caching import cache_names
@@ -18,8 +19,9 @@ from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
-from host.frozen import Home, load_frozen_transformer, start_blocks
+from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
 from host.logs import JsonLines, Screen, open_trackers
+from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
 from host.objective import Objective
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
@@ -32,6 +34,7 @@ from host.sampling import Sampler
 from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
+from host.step_clock import step_clock
 from networks.linears import linears_of
 from networks.lora import Adapter
 
@@ -46,7 +49,7 @@ class Training:
     processes: Processes
     screen: Screen
     stopping: Callable[[], bool]
-    transformer: nn.Module
+    frozen: Frozen
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     saver: LoraSaver
@@ -68,9 +71,10 @@ def prepare_training(
         )
     for note in frozen.notes:
         screen.say("load", note)
-    transformer = frozen.transformer
-    linears = linears_of(transformer)
-    adapter = attach_adapter(transformer, architecture, settings=settings.network, seed=settings.fit.seed)
+    linears = linears_of(frozen.transformer)
+    adapter = attach_adapter(
+        frozen.transformer, architecture, settings=settings.network, seed=settings.fit.seed
+    )
     start_blocks(frozen, architecture, checkpointed=settings.model.gradient_checkpointing)
     saver = LoraSaver(
         output=settings.output,
@@ -88,7 +92,7 @@ def prepare_training(
         processes=processes,
         screen=screen,
         stopping=stopping,
-        transformer=transformer,
+        frozen=frozen,
         adapter=adapter,
         optimizer=make_optimizer(list(adapter.parameters()), settings.optimizer, device=processes.device),
         saver=saver,
@@ -172,15 +176,20 @@ def _loop(training: Training) -> Loop:
     objective = Objective(
         architecture=job.config.architecture,
         variant=job.files.variant,
-        transformer=training.transformer,
+        transformer=training.frozen.transformer,
         adapter=training.adapter,
         noise=settings.noise,
         fit=settings.fit,
-        device=training.processes.device,
     )
+    load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
+    clock = step_clock(training.processes.device)
+    if training.frozen.streamer is not None:
+        training.frozen.streamer.timed = partial(clock.inside, "copies")
     return Loop(
         plan=job.plan,
-        load_batch=batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant)),
+        stage=lambda plan, micro: objective.stage(
+            load(plan, micro), step=plan.step, positions=micro.positions
+        ),
         losses=objective.losses,
         parameters=list(training.adapter.parameters()),
         optimizer=training.optimizer,
@@ -190,6 +199,7 @@ def _loop(training: Training) -> Loop:
         ),
         max_grad_norm=settings.optimizer.max_grad_norm,
         processes=training.processes,
+        clock=clock,
     )
 
 
@@ -233,6 +243,12 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         total_steps=job.plan.total_steps,
         first_step=first_step,
         due_after=due_after,
+        memory=MemoryAccount(
+            frozen=frozen_tensors(training.frozen.transformer, training.frozen.streamer),
+            trained=training.adapter.parameters(),
+            optimizer=training.optimizer,
+            device=training.processes.device,
+        ),
     )
 
 
@@ -272,7 +288,7 @@ def _sample_observer(
         sampler=Sampler(
             architecture=architecture,
             variant=job.files.variant,
-            transformer=training.transformer,
+            transformer=training.frozen.transformer,
             conditioning=conditioning,
             device=device,
             seed=job.settings.fit.seed,

@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent (8 pixels each), t tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
 from musubi_flux_dev.text_encoders import FluxTextEncoders
 from musubi_flux_dev.tiny import tiny
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
-from musubi_flux_dev.transformer import FluxParams
+from musubi_flux_dev.transformer import Flux, FluxParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def call_dit(
     guidance: Float[Tensor, " b"] | None,
 ) -> Float[Tensor, "b c h w"]:
     """Return the velocity; the model itself multiplies ``sigma`` and ``guidance`` by 1000."""
-    device = next(transformer.parameters()).device
+    device = transformer.get_parameter("img_in.bias").device
     b, _, h, w = noisy_latents.shape
     txt = conditioning["t5_hidden"].to(device)
     tokens = transformer(
@@ -149,6 +149,12 @@ def blocks(transformer: nn.Module) -> Sequence[nn.Module]:
         *transformer.get_submodule("double_blocks").children(),
         *transformer.get_submodule("single_blocks").children(),
     ]
+
+
+def note_streamed(transformer: nn.Module, streamed: Collection[nn.Module]) -> None:
+    """Let streamed blocks compute their modulation when they run, and all others ahead of the blocks."""
+    assert isinstance(transformer, Flux)
+    transformer.modulate_in_place(streamed)
 
 
 TOKEN_LINEARS = (
@@ -173,6 +179,7 @@ FLUX_DEV = Architecture(
     load_text_encoders=load_text_encoders,
     call_dit=call_dit,
     blocks=blocks,
+    note_streamed=note_streamed,
     adapter_layout=AdapterLayout(
         presets={
             "token_linears": TOKEN_LINEARS,

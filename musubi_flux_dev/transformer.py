@@ -4,9 +4,10 @@ Source: black-forest-labs/flux at 802fb47. Axes: b batch, t tokens, h heads, d w
 ``img``, ``txt`` and ``vec`` are the image tokens, the text tokens and the modulation vector.
 """
 
-import math
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
@@ -23,10 +24,16 @@ from musubi_flux_dev.attention import (
     rotary_attention,
     rotary_table,
 )
-
-Tokens = Float[Tensor, "b t dim"]
-Vector = Float[Tensor, "b dim"]
-SINUSOID_WIDTH = 256
+from musubi_flux_dev.modulation import (
+    SINUSOID_WIDTH,
+    MLPEmbedder,
+    Modulated,
+    Modulation,
+    Tokens,
+    Vector,
+    modulate,
+    sinusoid,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,46 +125,6 @@ def _no_sizes(header: Header, names: list[str]) -> Problem:
     )
 
 
-def sinusoid(values: Float32[Tensor, " b"]) -> Float32[Tensor, "b 256"]:
-    """Return waves of 1000 * ``values``: 128 cosines, then 128 sines, periods up to 2 pi 10000.
-
-    Float32 throughout: in bfloat16, 1000 * 0.7 would become 700 only to the next multiple of 4.
-    """
-    half = SINUSOID_WIDTH // 2
-    steps = torch.arange(half, dtype=torch.float32, device=values.device)
-    angles = 1000.0 * values.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
-
-
-def modulate(x: Tokens, shift: Tensor, scale: Tensor) -> Tokens:
-    """Return ``x`` normalised over its width (no weights), then scaled and shifted."""
-    return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
-
-
-class MLPEmbedder(nn.Module):
-    """Two linears that bring one condition to the width of ``vec``."""
-
-    def __init__(self, in_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.in_layer = nn.Linear(in_dim, hidden_dim)
-        self.out_layer = nn.Linear(hidden_dim, hidden_dim)
-
-    def forward(self, x: Float[Tensor, "b n"]) -> Vector:
-        return self.out_layer(F.silu(self.in_layer(x)))
-
-
-class Modulation(nn.Module):
-    """``vec`` to ``count`` vectors that are equal for all tokens: shift, scale, gate, and again."""
-
-    def __init__(self, dim: int, *, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.lin = nn.Linear(dim, count * dim)
-
-    def forward(self, vec: Vector) -> tuple[Float[Tensor, "b 1 dim"], ...]:
-        return self.lin(F.silu(vec))[:, None, :].chunk(self.count, dim=-1)
-
-
 class DoubleStreamBlock(nn.Module):
     """Image and text with weights of their own, joined in the attention."""
 
@@ -171,11 +138,21 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = _stream_attention(params)
         self.txt_mlp = _mlp(params)
 
+    def modulated(self, vec: Vector) -> tuple[Modulated, Modulated]:
+        return self.img_mod(vec), self.txt_mod(vec)
+
     def forward(
-        self, img: Float[Tensor, "b t_img dim"], txt: Float[Tensor, "b t_txt dim"], vec: Vector, pe: Tensor
+        self,
+        img: Float[Tensor, "b t_img dim"],
+        txt: Float[Tensor, "b t_txt dim"],
+        vec: Vector,
+        pe: Tensor,
+        ahead: tuple[Modulated, Modulated] | None = None,
     ) -> tuple[Float[Tensor, "b t_img dim"], Float[Tensor, "b t_txt dim"]]:
-        img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
-        txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
+        """Return both streams; ``ahead`` is ``modulated(vec)`` where that was computed before."""
+        img_mod, txt_mod = self.modulated(vec) if ahead is None else ahead
+        img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = img_mod
+        txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = txt_mod
 
         img_q, img_k, img_v = self.img_attn(modulate(img, img_shift1, img_scale1))
         txt_q, txt_k, txt_v = self.txt_attn(modulate(txt, txt_shift1, txt_scale1))
@@ -215,8 +192,12 @@ class SingleStreamBlock(nn.Module):
         self.norm = QKNorm(params.head_dim)
         self.modulation = Modulation(params.hidden_size, count=3)
 
-    def forward(self, x: Tokens, vec: Vector, pe: Tensor) -> Tokens:
-        shift, scale, gate = self.modulation(vec)
+    def modulated(self, vec: Vector) -> Modulated:
+        return self.modulation(vec)
+
+    def forward(self, x: Tokens, vec: Vector, pe: Tensor, ahead: Modulated | None = None) -> Tokens:
+        """Return the tokens; ``ahead`` is ``modulated(vec)`` where that was computed before."""
+        shift, scale, gate = self.modulated(vec) if ahead is None else ahead
         qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.split_sizes, dim=-1)
         q, k, v = rearrange(qkv, "b t (n h d) -> n b h t d", n=3, h=self.num_heads)
         q, k = self.norm(q, k)
@@ -233,8 +214,12 @@ class LastLayer(nn.Module):
         self.linear = nn.Linear(dim, params.out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
-    def forward(self, x: Tokens, vec: Vector) -> Float[Tensor, "b t c_out"]:
-        shift, scale = self.adaLN_modulation(vec)[:, None, :].chunk(2, dim=-1)
+    def modulated(self, vec: Vector) -> Modulated:
+        return self.adaLN_modulation(vec)[:, None, :].chunk(2, dim=-1)
+
+    def forward(self, x: Tokens, vec: Vector, ahead: Modulated | None = None) -> Float[Tensor, "b t c_out"]:
+        """Return the velocity; ``ahead`` is ``modulated(vec)`` where that was computed before."""
+        shift, scale = self.modulated(vec) if ahead is None else ahead
         return self.linear(modulate(x, shift, scale))
 
 
@@ -257,6 +242,23 @@ class Flux(nn.Module):
             SingleStreamBlock(params, kernel) for _ in range(params.depth_single_blocks)
         )
         self.final_layer = LastLayer(params)
+        self.in_place: frozenset[nn.Module] = frozenset()
+
+    def modulate_in_place(self, modules: Collection[nn.Module]) -> None:
+        """Let these blocks (and the final layer, if named) modulate when they run: the reference's order."""
+        self.in_place = frozenset(modules)
+
+    def modulations(self, vec: Vector) -> Iterator[tuple[Any, ...] | None]:
+        """Yield ``modulated(vec)`` of each block in the order they run, then of the final layer.
+
+        These linears hold 27 % of dev's weights and see one vector a sample, known before the first block.
+        None stands for a module that computes it in place.
+        """
+        modules: list[Any] = [*self.double_blocks, *self.single_blocks, self.final_layer]
+        # Gradients of a trained vec are added up in the order of use, so there all take the same way.
+        in_place = frozenset(modules) if self.in_place and vec.requires_grad else self.in_place
+        for module in modules:
+            yield None if module in in_place else module.modulated(vec)
 
     def forward(  # noqa: PLR0913, PLR0917 - the reference's signature
         self,
@@ -273,17 +275,18 @@ class Flux(nn.Module):
         ``timesteps`` are noise levels in [0, 1] and ``guidance`` is unscaled (1.0, 3.5): both are
         multiplied by 1000 here.
         """
-        dtype = next(self.img_in.parameters()).dtype  # also where an adapter has wrapped img_in
+        dtype = self.img_in.bias.dtype
         vec = self._vec(timesteps, y, guidance, dtype)
         img, txt = self.img_in(img.to(dtype)), self.txt_in(txt.to(dtype))
         ids = torch.cat((txt_ids, img_ids), dim=1)
         pe = rotary_table(ids, axes_dim=self.params.axes_dim, theta=self.params.theta)
+        ahead = iter(list(self.modulations(vec)))
         for block in self.double_blocks:
-            img, txt = block(img, txt, vec, pe)
+            img, txt = block(img, txt, vec, pe, next(ahead))
         x = torch.cat((txt, img), dim=1)
         for block in self.single_blocks:
-            x = block(x, vec, pe)
-        return self.final_layer(x[:, txt.shape[1] :], vec)
+            x = block(x, vec, pe, next(ahead))
+        return self.final_layer(x[:, txt.shape[1] :], vec, next(ahead))
 
     def _vec(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Vector:
         if (guidance is None) != (self.guidance_in is None):

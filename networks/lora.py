@@ -52,6 +52,11 @@ class LoraLinear(nn.Module):
         return self.down.shape[0]
 
     @property
+    def bias(self) -> nn.Parameter | None:
+        """The base's: whoever asks the linear that stood here for its type or device gets an answer."""
+        return self.base.bias
+
+    @property
     def scale(self) -> float:
         """What ``up @ down`` is multiplied by at strength 1."""
         return self.alpha / self.rank
@@ -115,18 +120,23 @@ class Adapter:
         for layer in self.layers.values():
             layer.strength = float(strength)
 
-    def train_with(self, sample_seeds: Sequence[int] | None) -> None:
-        """Switch dropout on for a batch of samples with these seeds, or off with None."""
-        dropping = {path: layer for path, layer in self.layers.items() if layer.dropout > 0}
-        if sample_seeds is None or not dropping:
-            for layer in self.layers.values():
-                layer.dropout_keys = None
-            return
-        numbers = [[hashed_seed(seed, path) for seed in sample_seeds] for path in dropping]
+    def dropout_keys(self, sample_seeds: Sequence[int]) -> Int[Tensor, "layers b"] | None:
+        """Return what ``use_dropout`` takes for samples with these seeds; None where nothing drops out."""
+        dropping = self._dropping()
+        if not dropping:
+            return None
+        return torch.tensor([[hashed_seed(seed, path) for seed in sample_seeds] for path in dropping])
+
+    def use_dropout(self, keys: Int[Tensor, "layers b"] | None) -> None:
+        """Switch dropout on for the samples of ``keys``, on the adapter's device; or off with None."""
+        dropping = self._dropping()
         # One tensor for all layers: it crosses to the device once.
-        keys = torch.tensor(numbers).to(next(iter(dropping.values())).down.device)
-        for layer, layer_keys in zip(dropping.values(), keys, strict=True):
-            layer.dropout_keys = layer_keys
+        rows = [None] * len(dropping) if keys is None else keys.unbind()
+        for layer, row in zip(dropping.values(), rows, strict=True):
+            layer.dropout_keys = row
+
+    def _dropping(self) -> dict[str, LoraLinear]:
+        return {path: layer for path, layer in self.layers.items() if layer.dropout > 0}
 
     def detach_from(self, model: nn.Module) -> None:
         """Put the plain linears back; they stay frozen."""
@@ -150,7 +160,7 @@ def attach(
         module_paths: Dotted paths of linears (``networks.linears``). Their order does not matter.
         rank: One for all, or one for each module path (a LoRA that is continued brings its own).
         alpha: As ``rank``.
-        dropout: Probability in [0, 1) on the rank activations; see ``Adapter.train_with``.
+        dropout: Probability in [0, 1) on the rank activations; see ``Adapter.use_dropout``.
         seed: The first values are a function of it and of the module path.
     """
     if not 0 <= dropout < 1:

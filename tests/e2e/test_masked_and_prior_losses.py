@@ -77,7 +77,6 @@ class FirstStep:
             adapter=attach_adapter(transformer, config.architecture, settings=settings.network, seed=0),
             noise=settings.noise,
             fit=settings.fit,
-            device=CPU,
         )
         names = cache_names(checked.files.variant)
         self.load = batch_loader(checked.items, seed=settings.fit.seed, names=names)
@@ -85,7 +84,7 @@ class FirstStep:
 
     def result(self, micro):
         batch = self.load(self.plan, micro)
-        losses = self.objective.losses(batch, step=0, positions=micro.positions)
+        losses = self.objective.losses(self.objective.stage(batch, step=0, positions=micro.positions))
         losses.sum().backward()
         return SimpleNamespace(batch=batch, losses=losses.detach(), gradient=self.outputs[-1].grad)
 

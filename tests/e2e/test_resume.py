@@ -53,15 +53,15 @@ def stop_once(monkeypatch, *, after):
     def loop(training_, make=training._loop):
         made = make(training_)
 
-        def losses_with_signal(batch, *, step, positions):
+        def rate_with_signal(step):
             if step + 1 == after:
                 signal.raise_signal(signal.SIGINT)
                 monkeypatch.setattr("host.stopping.os._exit", lambda code: None)
-            return made.losses(batch, step=step, positions=positions)
+            return made.learning_rate(step)
 
         from dataclasses import replace
 
-        return replace(made, losses=losses_with_signal)
+        return replace(made, learning_rate=rate_with_signal)
 
     monkeypatch.undo()
     monkeypatch.setattr(training, "_loop", loop)

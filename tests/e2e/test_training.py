@@ -185,12 +185,12 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_pictures_and_writes_no
         from dataclasses import replace
 
         loop = make(training_)
-        return replace(
-            loop,
-            losses=lambda batch, *, step, positions: (
-                loop.losses(batch, step=step, positions=positions) * (float("nan") if step == 3 else 1.0)
-            ),
-        )
+
+        def stage(plan, micro):
+            staged = loop.stage(plan, micro)
+            return replace(staged, noise=staged.noise * float("nan")) if plan.step == 3 else staged
+
+        return replace(loop, stage=stage)
 
     monkeypatch.setattr(training, "_loop", poisoned)
     assert train(job) == 5

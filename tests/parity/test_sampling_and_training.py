@@ -15,6 +15,7 @@ from flux_oracle import diffusers_autoencoder, diffusers_transformer
 
 from dataset.batch import Batch
 from host.architecture import read_header
+from host.checkpointing import checkpoint_blocks
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.objective import Objective
@@ -136,8 +137,11 @@ def objective(tiny, transformer, adapter, **noise):
         adapter=adapter,
         noise=replace(NoiseSettings(), **noise),
         fit=replace(FitSettings(), seed=3),
-        device=torch.device("cpu"),
     )
+
+
+def losses_of(made, batch, *, step, positions):
+    return made.losses(made.stage(batch, step=step, positions=positions))
 
 
 def batch_of(tiny, size):
@@ -170,7 +174,7 @@ def test_a_training_loss_is_the_reference_s_velocity_error_at_guidance_one(tiny,
     made = objective(tiny, *with_lora)
     made = replace(made, architecture=replace(FLUX_DEV, call_dit=spy))
     batch = batch_of(tiny, 2)
-    losses = made.losses(batch, step=4, positions=(0, 1))
+    losses = losses_of(made, batch, step=4, positions=(0, 1))
 
     sigma = seen["sigma"]
     assert torch.equal(seen["guidance"], torch.ones(2))
@@ -199,7 +203,7 @@ def test_a_batch_of_two_is_two_batches_of_one_in_losses_and_gradients(tiny, with
         tiny, transformer, adapter, noise_offset=0.1, ip_noise_gamma=0.1, weighting_scheme="cosmap"
     )
     both = batch_of(tiny, 2)
-    together = made.losses(both, step=1, positions=(0, 1))
+    together = losses_of(made, both, step=1, positions=(0, 1))
     (together.sum() / 2).backward()
     expected = [parameter.grad.clone() for parameter in adapter.parameters()]
     for parameter in adapter.parameters():
@@ -210,7 +214,7 @@ def test_a_batch_of_two_is_two_batches_of_one_in_losses_and_gradients(tiny, with
             latents=both.latents[place : place + 1],
             conditioning={name: tensor[place : place + 1] for name, tensor in both.conditioning.items()},
         )
-        loss = made.losses(one, step=1, positions=(place,))
+        loss = losses_of(made, one, step=1, positions=(place,))
         torch.testing.assert_close(loss[0], together[place], rtol=1e-5, atol=1e-6)
         (loss.sum() / 2).backward()
     for parameter, gradient in zip(adapter.parameters(), expected, strict=True):
@@ -218,8 +222,6 @@ def test_a_batch_of_two_is_two_batches_of_one_in_losses_and_gradients(tiny, with
 
 
 def test_checkpointing_and_split_attention_change_neither_loss_nor_gradient(tiny):
-    from host.frozen import checkpoint_blocks
-
     results = []
     for split_attn, checkpointed in ((False, False), (False, True), (True, False)):
         transformer = FLUX_DEV.load_transformer(
@@ -231,7 +233,7 @@ def test_checkpointing_and_split_attention_change_neither_loss_nor_gradient(tiny
             torch.nn.init.normal_(layer.up, std=0.05, generator=torch.Generator().manual_seed(1))
         if checkpointed:
             checkpoint_blocks(FLUX_DEV.blocks(transformer))
-        losses = objective(tiny, transformer, adapter).losses(batch_of(tiny, 2), step=0, positions=(0, 1))
+        losses = losses_of(objective(tiny, transformer, adapter), batch_of(tiny, 2), step=0, positions=(0, 1))
         losses.sum().backward()
         assert all(
             parameter.grad is not None and parameter.grad.abs().sum() > 0
@@ -251,5 +253,5 @@ def test_training_shift_sees_tokens_and_not_latent_positions(tiny, with_lora):
     shifts = []
     variant = replace(tiny.variant, training_shift=lambda tokens: shifts.append(tokens) or 1.0)
     made = replace(objective(tiny, *with_lora), variant=variant)
-    made.losses(batch_of(tiny, 1), step=0, positions=(0,))
+    losses_of(made, batch_of(tiny, 1), step=0, positions=(0,))
     assert shifts == [3 * 5]

@@ -13,8 +13,9 @@ from flux_oracle import GEOMETRIES, SMALL, random_flux, random_inputs
 
 from host.architecture import ProblemsFound
 from musubi_flux_dev.attention import RMSNorm, rotary_table, rotate
+from musubi_flux_dev.modulation import modulate, sinusoid
 from musubi_flux_dev.packing import image_ids
-from musubi_flux_dev.transformer import Flux, modulate, sinusoid
+from musubi_flux_dev.transformer import Flux
 
 
 def test_the_sinusoid_is_that_of_diffusers_to_the_last_bit():

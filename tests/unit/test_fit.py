@@ -1,42 +1,63 @@
 """The loop's order of operations, on one small linear layer."""
 
+import threading
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
-from dataset.batch import Batch
 from host.fit import Loop, NotFiniteError, fit
 from host.plan import TrainingPlan
 from host.processes import Processes
+from host.staging import Staged
+from host.step_clock import PHASES, HostMarks, StepClock
 from tests.items import small_item
 
+ALONE = Processes(device=torch.device("cpu"))
 
-def loop(*, max_grad_norm=0.0, accumulation=1, factor=1.0, rate=lambda step: 0.1, batch_size=1, pictures=4):
+
+def loop(
+    *,
+    max_grad_norm=0.0,
+    accumulation=1,
+    factor=1.0,
+    rate=lambda step: 0.1,
+    batch_size=1,
+    pictures=4,
+    now=time.perf_counter,
+    processes=ALONE,
+):
     """Loss of a sample: factor times the sum of the weights, so that every gradient is known."""
     weight = torch.nn.Parameter(torch.zeros(4))
     optimizer = torch.optim.SGD([weight], lr=99.0)
     items = [small_item(f"picture_{number}") for number in range(pictures)]
     plan = TrainingPlan(items, batch_sizes=[batch_size], seed=0, batches_per_step=accumulation, max_steps=8)
 
-    def load(step, micro):
-        return Batch(
-            item_keys=tuple(plan.items[index].key for index in micro.indices),
-            latents=torch.zeros(len(micro.indices), 1, 2, 2),
+    def stage(step, micro):
+        assert len(micro.positions) == len(micro.indices)
+        latents = torch.zeros(len(micro.indices), 1, 2, 2)
+        return Staged(
+            latents=latents,
             conditioning={},
+            noise=latents,
+            input_noise=latents,
+            sigma=torch.zeros(len(latents)),
         )
 
-    def losses(batch, *, step, positions):
-        assert len(positions) == len(batch.item_keys)
-        return factor * weight.sum().expand(len(batch.item_keys))
+    def losses(staged):
+        return factor * weight.sum().expand(len(staged.latents))
 
     made = Loop(
         plan=plan,
-        load_batch=load,
+        stage=stage,
         losses=losses,
         parameters=[weight],
         optimizer=optimizer,
         learning_rate=rate,
         max_grad_norm=max_grad_norm,
-        processes=Processes(device=torch.device("cpu")),
+        processes=processes,
+        clock=StepClock(HostMarks(), now=now),
     )
     return made, weight
 
@@ -98,3 +119,51 @@ def test_a_loss_that_is_no_number_never_reaches_a_weight(factor):
     assert torch.equal(weight.detach(), torch.zeros(4))
     assert caught.value.step == 1
     assert len(caught.value.pictures) == 2
+
+
+def test_several_processes_stop_after_the_same_step_whoever_asked(monkeypatch):
+    """The vote travels with loss and gradients; the other process's is added as the exchange would."""
+    votes = iter([0, 0, 1, 0])
+
+    def add_up(self, tensors):
+        tensors[1].add_(next(votes))
+
+    monkeypatch.setattr(Processes, "add_up", add_up)
+    reports = []
+    made, _ = loop(accumulation=2, processes=Processes(device=ALONE.device, world=2))
+    assert fit(made, first_step=0, observers=[reports.append], stopping=lambda: False) == 3
+    votes = iter([0, 0])
+    made, _ = loop(accumulation=2, processes=Processes(device=ALONE.device, world=2))
+    assert fit(made, first_step=0, observers=[], stopping=lambda: True) == 1
+
+
+def test_a_step_is_timed_from_waiting_for_data_to_the_update_and_observers_are_not():
+    hands = iter(range(1000))
+    made, _ = loop(now=lambda: float(next(hands)))
+    _, reports = run(made, steps=3)
+    assert [report.seconds for report in reports] == [1.0, 1.0, 1.0]
+    assert [set(report.phases_before) for report in reports] == [set(), set(PHASES), set(PHASES)]
+
+
+def test_batches_for_a_gpu_are_pinned_where_they_are_made(monkeypatch):
+    monkeypatch.setattr(Staged, "pinned", lambda self: replace(self, sigma=self.sigma + 7))
+    for device, sigma in (("cuda", 7), ("cpu", 0)):
+        made, _ = loop(accumulation=2, processes=Processes(device=torch.device(device)))
+        assert [one.sigma.tolist() for one in made.make_inputs(0).micro_batches] == [[sigma], [sigma]]
+
+
+def test_inputs_are_made_ahead_in_another_thread_the_same_in_every_order():
+    made, _ = loop(accumulation=2)
+    seen = []
+    stage = made.stage
+
+    def watched(plan, micro):
+        seen.append((plan.step, micro.indices, threading.current_thread().name.partition("_")[0]))
+        return stage(plan, micro)
+
+    run(replace(made, stage=watched), steps=3)
+    first = [entry[:2] for entry in seen if entry[0] < 3]
+    assert {entry[2] for entry in seen} == {"read-ahead"}
+    seen.clear()
+    run(replace(made, stage=watched), steps=1, first_step=2)
+    assert [entry[:2] for entry in seen if entry[0] == 2] == [entry for entry in first if entry[0] == 2]

@@ -9,10 +9,10 @@ import torch
 from allocations import Allocations
 
 from dataset.batch import Batch
+from host.checkpointing import checkpoint_blocks
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.footprints import Workload
-from host.frozen import checkpoint_blocks
 from host.memory_model import (
     OptimizerBytes,
     Precision,
@@ -111,14 +111,13 @@ def training_step(
         adapter=adapter,
         noise=NoiseSettings(),
         fit=FitSettings(),
-        device=torch.device("cpu"),
     )
     inputs = one_batch(batch, size[0], size[1], dtype)
     trained = {id(parameter) for parameter in adapter.parameters()}
     frozen = sum(tensor.nbytes for tensor in all_tensors(flux) if id(tensor) not in trained)
     with Allocations(*all_tensors(flux)) as counted:
         for _ in range(batches):
-            objective.losses(inputs, step=0, positions=range(batch)).mean().backward()
+            objective.losses(objective.stage(inputs, step=0, positions=range(batch))).mean().backward()
     work = Workload(
         batch=batch,
         height=size[0],

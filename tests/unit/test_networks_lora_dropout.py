@@ -35,9 +35,9 @@ def test_dropout_acts_only_while_seeds_are_set(model, x):
     adapter = attached(model, dropout=0.5)
     plain = model(x)
 
-    adapter.train_with([1, 2, 3])
+    adapter.use_dropout(adapter.dropout_keys([1, 2, 3]))
     dropped = model(x)
-    adapter.train_with(None)
+    adapter.use_dropout(None)
 
     assert not torch.equal(dropped, plain)
     assert torch.equal(model(x), plain)
@@ -47,7 +47,7 @@ def test_without_dropout_seeds_change_nothing(model, x):
     adapter = attached(model, dropout=0.0)
     plain = model(x)
 
-    adapter.train_with([1, 2, 3])
+    adapter.use_dropout(adapter.dropout_keys([1, 2, 3]))
 
     assert torch.equal(model(x), plain)
 
@@ -56,7 +56,7 @@ def test_the_same_seeds_drop_the_same_and_others_do_not(model, x):
     adapter = attached(model, dropout=0.5)
     outputs = []
     for seeds in ([1, 2, 3], [1, 2, 3], [4, 2, 3]):
-        adapter.train_with(seeds)
+        adapter.use_dropout(adapter.dropout_keys(seeds))
         outputs.append(model(x))
 
     assert torch.equal(outputs[0], outputs[1])
@@ -66,11 +66,11 @@ def test_the_same_seeds_drop_the_same_and_others_do_not(model, x):
 
 def test_with_dropout_a_batch_equals_its_samples_one_by_one(model, x):
     adapter = attached(model, dropout=0.5)
-    adapter.train_with([11, 12, 13])
+    adapter.use_dropout(adapter.dropout_keys([11, 12, 13]))
     together = model(x)
 
     for index, seed in enumerate([11, 12, 13]):
-        adapter.train_with([seed])
+        adapter.use_dropout(adapter.dropout_keys([seed]))
         torch.testing.assert_close(model(x[index : index + 1]), together[index : index + 1])
 
 
@@ -82,14 +82,15 @@ def test_layers_drop_differently():
         with torch.no_grad():
             layer.down.fill_(1)
             layer.up.copy_(torch.eye(64))
-    Adapter(layers).train_with([1])
+    made = Adapter(layers)
+    made.use_dropout(made.dropout_keys([1]))
 
     assert not torch.equal(layers["one"](torch.ones(1, 64)), layers["two"](torch.ones(1, 64)))
 
 
 def test_dropout_is_repeated_when_a_checkpointed_block_is_computed_again(model, x):
     adapter = attached(model, dropout=0.5)
-    adapter.train_with([1, 2, 3])
+    adapter.use_dropout(adapter.dropout_keys([1, 2, 3]))
 
     kept = gradients(adapter, model(x))
     recomputed = gradients(adapter, checkpoint(model, x, use_reentrant=False))
@@ -101,7 +102,7 @@ def test_training_with_dropout_leaves_the_global_randomness_alone(model, x):
     adapter = attached(model, dropout=0.5)
     before = torch.get_rng_state()
 
-    adapter.train_with([1, 2, 3])
+    adapter.use_dropout(adapter.dropout_keys([1, 2, 3]))
     gradients(adapter, checkpoint(model, x, use_reentrant=False))
 
     assert torch.equal(torch.get_rng_state(), before)
@@ -109,7 +110,7 @@ def test_training_with_dropout_leaves_the_global_randomness_alone(model, x):
 
 def test_seeds_for_another_batch_size_are_an_error(model, x):
     adapter = attached(model, dropout=0.5)
-    adapter.train_with([1, 2])
+    adapter.use_dropout(adapter.dropout_keys([1, 2]))
 
     with pytest.raises(ValueError, match="keys for 2 samples, but the batch has 3"):
         model(x)

@@ -1,5 +1,6 @@
 """Streamed blocks compute what blocks that stay compute, to the bit, wherever their weights wait."""
 
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -253,8 +254,34 @@ def test_what_enters_and_leaves_a_block_is_as_without_streaming(tiny, tmp_path):
 
 
 def note(log, block, given, made):
-    tensors = [*given, *(made if isinstance(made, tuple) else (made,))]
+    values = [*given, *(made if isinstance(made, tuple) else (made,))]
+    # Beside them stands what was computed ahead for the block, where it stays: no tensor but a tuple.
+    tensors = [one for one in values if isinstance(one, torch.Tensor)]
     log.append([(one.device, one.dtype, one.shape, one.requires_grad) for one in tensors])
+
+
+def test_all_waiting_for_copies_is_timed(tiny, tmp_path, monkeypatch):
+    frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS)
+    with_lora(frozen)
+    velocity(frozen)
+    inside, seen = [], []
+
+    @contextmanager
+    def timed():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def watched(act):
+        return lambda *words, **named: (seen.append(bool(inside)), act(*words, **named))[1]
+
+    mover = frozen.streamer.ring.mover
+    for verb in ("fetch", "wait"):
+        monkeypatch.setattr(mover, verb, watched(getattr(mover, verb)))
+    frozen.streamer.timed = timed
+    velocity(frozen).square().sum().backward()
+    assert len(seen) >= 2 * 2 * BLOCKS - 1
+    assert all(seen)
 
 
 def test_nothing_is_left_in_the_folder_not_even_while_it_is_used(tiny, tmp_path):

@@ -1,0 +1,153 @@
+"""Modulation ahead of the blocks gives what modulation inside the blocks gives, to the bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from host.checkpointing import checkpoint_blocks
+from musubi_flux_dev import FLUX_DEV
+from musubi_flux_dev.transformer import Flux, FluxParams
+from networks.lora import attach
+from networks.selection import select_linears
+
+PARAMS = FluxParams(
+    vec_in_dim=12,
+    context_in_dim=20,
+    hidden_size=32,
+    num_heads=2,
+    depth=2,
+    depth_single_blocks=2,
+    axes_dim=(4, 6, 6),
+)
+TARGETS = {
+    "token_linears": FLUX_DEV.adapter_layout.presets["token_linears"],
+    "all_linears": FLUX_DEV.adapter_layout.presets["all_linears"],
+    "every linear": (".+",),
+}
+
+
+def made(*, dtype=torch.float32, targets="all_linears", dropout=0.0):
+    torch.manual_seed(0)
+    flux = Flux(PARAMS).to(dtype)
+    adapter = attach(
+        flux,
+        select_linears(flux, preset=TARGETS[targets]),
+        rank=3,
+        alpha=3.0,
+        dropout=dropout,
+        seed=0,
+    )
+    for layer in adapter.layers.values():
+        nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(4))
+    return flux, adapter
+
+
+def velocity(flux):
+    generator = torch.Generator().manual_seed(1)
+    return FLUX_DEV.call_dit(
+        flux,
+        torch.randn(2, 16, 4, 6, generator=generator),
+        sigma=torch.tensor([0.3, 0.7]),
+        conditioning={
+            "t5_hidden": torch.randn(2, 5, PARAMS.context_in_dim, generator=generator),
+            "clip_pooled": torch.randn(2, PARAMS.vec_in_dim, generator=generator),
+        },
+        guidance=torch.ones(2),
+    )
+
+
+def everywhere(flux):
+    return [*FLUX_DEV.blocks(flux), flux.final_layer]
+
+
+def modulation_linears(flux):
+    return {
+        path: module
+        for path, module in flux.named_modules()
+        if path.endswith(("mod.lin", "modulation.lin", "adaLN_modulation.1"))
+    }
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize(
+    ("targets", "dtype", "dropout"),
+    [
+        ("token_linears", torch.bfloat16, 0.0),
+        ("all_linears", torch.float32, 0.2),
+        ("all_linears", torch.bfloat16, 0.0),
+        ("every linear", torch.float32, 0.0),
+        ("every linear", torch.bfloat16, 0.0),
+    ],
+)
+def test_outputs_and_gradients_are_those_of_the_plain_order(targets, dtype, dropout, checkpointed):
+    found = []
+    for plain in (False, True):
+        flux, adapter = made(dtype=dtype, targets=targets, dropout=dropout)
+        flux.modulate_in_place(everywhere(flux) if plain else [])
+        if dropout:
+            adapter.use_dropout(adapter.dropout_keys([7, 8]))
+        if checkpointed:
+            checkpoint_blocks(FLUX_DEV.blocks(flux))
+        out = velocity(flux)
+        out.float().square().sum().backward()
+        found.append([out.detach(), *(parameter.grad for parameter in adapter.parameters())])
+    ahead, plain = found
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in plain)
+    assert all(torch.equal(one, other) for one, other in zip(ahead, plain, strict=True))
+
+
+def test_all_modulation_is_done_before_the_first_block_and_never_again_in_the_backward_pass():
+    flux, _ = made()
+    ran = []
+    for path, module in [*modulation_linears(flux).items(), ("a block", FLUX_DEV.blocks(flux)[0])]:
+        module.register_forward_pre_hook(lambda *_, path=path: ran.append(path))
+    checkpoint_blocks(FLUX_DEV.blocks(flux))
+    velocity(flux).square().sum().backward()
+    assert ran == [*modulation_linears(flux), "a block"]
+
+    flux.modulate_in_place(everywhere(flux))
+    ran.clear()
+    velocity(flux).square().sum().backward()
+    assert ran[0] == "a block"
+    assert ran.count("double_blocks.0.img_mod.lin") == 2
+
+
+def test_they_come_block_by_block_so_that_weights_may_come_and_go():
+    flux, _ = made()
+    ran = []
+    for path, module in modulation_linears(flux).items():
+        module.register_forward_pre_hook(lambda *_, path=path: ran.append(path))
+    coming = flux.modulations(torch.zeros(1, PARAMS.hidden_size))
+    next(coming)
+    assert ran == ["double_blocks.0.img_mod.lin", "double_blocks.0.txt_mod.lin"]
+    assert len(list(coming)) == 4
+
+
+def test_a_block_whose_weights_are_there_only_while_it_runs_modulates_in_place():
+    flux, _ = made()
+    expected = velocity(flux).detach()
+    blocks = FLUX_DEV.blocks(flux)
+    streamed, there = [blocks[1], blocks[3]], []
+
+    def need(block):
+        if block not in there:
+            raise LookupError("its weights are not there")
+
+    for block in streamed:
+        for module in block.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(lambda *_, block=block: need(block))
+        block.register_forward_pre_hook(lambda block, _: there.append(block))
+        block.register_forward_hook(lambda block, _, out: there.remove(block))
+    with pytest.raises(LookupError, match="not there"):
+        velocity(flux)
+    assert FLUX_DEV.note_streamed is not None
+    FLUX_DEV.note_streamed(flux, streamed)
+    assert torch.equal(velocity(flux), expected)
+
+
+@pytest.mark.parametrize("path", ["img_in", "txt_in", "vector_in.in_layer", "final_layer.linear"])
+def test_a_lora_beside_the_blocks_computes_in_the_model_s_own_type(path):
+    flux = Flux(PARAMS).to(torch.bfloat16)
+    attach(flux, [path], rank=2, alpha=2.0, dropout=0.0, seed=0)
+    assert velocity(flux).dtype == torch.bfloat16
