@@ -66,6 +66,7 @@ ROWS = {
     "text_encoder": Row("{place}/other/text_encoder.safetensors", LOSSES),
     "tiny_directory": Row("{out}/tiny", FILES),
     "device": Row("gpu", REFUSED),
+    "vram_limit": Row("12GB", REFUSED),
     "mixed_precision": Row("bf16", LOSSES),
     "attn_mode": Row("flash", LOADING),
     "split_attn": Row(True, LOADING),

@@ -48,7 +48,7 @@ def test_the_first_two_blocks_are_what_ci_runs():
     assert "readme_block 1" in ci
     assert "readme_block 2" in ci
     assert "python train.py toml/flux_dev_tiny.toml" in BLOCKS[0]
-    assert BLOCKS[1].strip().splitlines()[-1] == "pytest"
+    assert BLOCKS[1].strip().splitlines()[-1] == "pytest -n 2"
     assert all("python3 -m venv .venv" in block for block in BLOCKS[:2])
 
 

@@ -122,12 +122,14 @@ def test_a_slip_in_the_tables_of_the_pictures_is_refused_with_its_line(tmp_path_
     messages = [str(problem) for problem in placed(caught.value.problems, config)]
     (message,) = [text for text in messages if text.startswith("E01")]
     assert f'Unknown setting "{typo}" in tables.toml, line 3.\n    3 | {typo} = 1\n      | ^' in message
-    assert f'Did you mean "{name}"?' in message
+    assert f'"{name}"' in message.split("Did you mean")[1]
 
 
 def values_of(name):
     """Return values that the setting ``name`` may have."""
     facts, kind = facts_of(FIELDS[name]), KINDS[name]
+    if name == "vram_limit":
+        return st.integers(1, 200).map("{}GB".format)
     if facts.choices:
         return st.sampled_from(facts.choices)
     low = facts.minimum if facts.minimum is not None else facts.above
