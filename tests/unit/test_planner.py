@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from host.memory_model import saving_bytes
 from host.memory_settings import MemorySettings, parse_bytes
 from host.model_files import ModelFiles
 from host.planner import Budget, phase_lines, plan_memory, refuse_too_little, suggestion
+from host.presets import FOLDER, installed_presets
 from host.registry import find_architecture
 from host.settings import all_fields, assemble, default_of
 
@@ -277,3 +279,11 @@ def test_an_amount_of_memory_is_read(text, size):
 def test_what_is_no_amount_of_memory_is_refused(text):
     with pytest.raises(ValueError, match='write it as "12GB"'):
         MemorySettings(vram_limit=text)
+
+
+@pytest.mark.parametrize(("side", "rank"), [(512, 32), (768, 64), (1024, 16), (1024, 64)])
+@pytest.mark.parametrize("name", [name for name in installed_presets() if name.endswith("gb")])
+def test_a_card_preset_fits_its_card(estimator, name, side, rank):
+    values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    batch, card = values.pop("batch_size"), int(name.removesuffix("gb"))
+    assert planned(estimator, card, side, batch=batch, network_dim=rank, **values).fits
