@@ -59,10 +59,19 @@ def no_folder(path: Path, *, key: str = "image_directory") -> Problem:
     there = path.parent
     while not there.exists() and there != there.parent:
         there = there.parent
-    what = "is a file, not a folder" if path.exists() else "does not exist"
+    if path.exists():
+        lists = {".jsonl": "image_jsonl_file", ".json": "metadata_file"}.get(path.suffix.lower())
+        return Problem(
+            code="E06",
+            what=f"The picture folder {path} is a file, not a folder (looked from {Path.cwd()}).",
+            remedy=f'For a list of pictures write  {lists} = "{path.as_posix()}"  instead of {key}.'
+            if lists
+            else f'Write the folder that it lies in:  {key} = "{path.parent.as_posix()}"',
+        )
     return Problem(
         code="E06",
-        what=f"The picture folder {path} {what} (looked from {Path.cwd()}; {there.absolute()} exists).",
+        what=f"The picture folder {path} does not exist (looked from {Path.cwd()};"
+        f" {there.absolute()} exists).",
         remedy=f"Correct {key}. Relative paths are seen from the folder the program is started in.",
     )
 

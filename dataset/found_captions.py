@@ -27,8 +27,15 @@ class Source:
     """As they were written, each without space at either end; a picture with a problem has none."""
     texts: dict[Path, tuple[CaptionText, ...]] = field(default_factory=dict)
     """What each caption may become."""
+    unread: tuple[str, ...] = ()
+    """Fields of a picture list that nobody reads; one of them may be a slip."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether each caption is a file of its own, not a field of a picture list."""
+        return self.config.image_directory is not None and self.config.metadata_file is None
 
     def name(self, path: Path) -> str:
         """Return the shortest name of a picture that is still clear: relative to the dataset's folder."""
@@ -143,8 +150,11 @@ def _find_texts(source: Source) -> None:
 def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     config = source.config
     names = [source.name(picture) for picture in absent]
-    kind = f" ({config.caption_extension})" if config.image_directory else ""
+    kind = f" ({config.caption_extension})" if source.reads_files else ""
+    list_file = config.metadata_file or config.image_jsonl_file
+    unread = [f'"{field}"' for field in source.unread]
     remedy = [
+        *([f'{list_file} holds {name_some(unread)}; what is read is called  "caption".'] if unread else []),
         *_captions_apart(config),
         *(_use_instead(source, extension, count) for extension, count in _other_captions(source, absent)),
         'To train these pictures without text:    missing_caption = "empty"',
@@ -161,7 +171,7 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
 
 def _captions_apart(config: DatasetConfig) -> list[str]:
     """Return the line to paste where the captions lie in a folder beside that of the pictures."""
-    if config.caption_directory is not None or config.image_directory is None:
+    if config.caption_directory is not None or config.image_directory is None or config.metadata_file:
         return []
     apart = captions_beside(config.image_directory, config.caption_extension)
     return [] if apart is None else [f'Captions lie in {apart}:  caption_directory = "{apart.as_posix()}"']
@@ -178,7 +188,7 @@ def _use_instead(source: Source, extension: str, count: int) -> str:
 def _other_captions(source: Source, pictures: Sequence[Path]) -> list[tuple[str, int]]:
     """Return extension -> how many of ``pictures`` have a caption of another extension than is read."""
     config = source.config
-    if config.image_directory is None:
+    if not source.reads_files:
         return []
     stems: dict[Path, set[str]] = defaultdict(set)
     for picture in pictures:

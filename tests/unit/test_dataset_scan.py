@@ -115,6 +115,32 @@ def test_a_file_given_as_folder_is_a_problem(tmp_path):
     assert "is a file, not a folder" in only_problem(config(picture(tmp_path / "a.png"))).what
 
 
+def test_a_list_given_as_folder_and_a_folder_given_as_list_get_the_line_to_write(photos, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("{}")
+    problem = only_problem(config(listed))
+    assert f'image_jsonl_file = "{listed.as_posix()}"' in problem.remedy
+    problem = only_problem(config(image_jsonl_file=photos))
+    assert "is a folder, not a file" in problem.what
+    assert f'image_directory = "{photos.as_posix()}"' in problem.remedy
+
+
+def test_paths_of_a_list_that_lead_nowhere_are_to_be_corrected(photos, tmp_path):
+    picture(photos / "a.png")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"image_path": "photos\\\\a.png", "caption": "x"}')
+    remedy = only_problem(config(image_jsonl_file=listed)).remedy
+    assert f"Correct the paths in {listed} that lead nowhere." in remedy
+    assert "write  /  instead:  photos/a.png" in remedy
+
+
+def test_a_misspelt_caption_of_a_list_is_named(photos, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(f'{{"image_path": "{picture(photos / "a.png").as_posix()}", "captoin": "x"}}')
+    problem = only_problem(config(image_jsonl_file=listed))
+    assert 'holds "captoin"; what is read is called  "caption".' in problem.remedy
+
+
 def test_a_folder_without_pictures_says_what_is_there(photos):
     for name in ("a.pdf", "b.docx", "c.docx"):
         (photos / name).write_bytes(b"")
