@@ -140,8 +140,11 @@ def _lines_of_each(path: Path, inner: Mapping[str, int]) -> Iterator[str]:
 
 def captions_beside(pictures: Path, extension: str) -> Path | None:
     """Return the folder of captions that lies beside the folder ``pictures``, if there is one."""
-    for name in _PARTS["caption_directory"]:
-        folder = pictures.parent / name
-        if folder != pictures and folder.is_dir() and any(folder.rglob(f"*{extension}")):
-            return folder
-    return None
+    beside = folders_beside(pictures, "caption_directory")
+    return next((folder for folder in beside if any(folder.rglob(f"*{extension}"))), None)
+
+
+def folders_beside(pictures: Path, key: str) -> list[Path]:
+    """Return the folders beside the folder ``pictures`` that are called as those of ``key`` usually are."""
+    folders = [pictures.parent / name for name in _PARTS[key]]
+    return [folder for folder in folders if folder != pictures and folder.is_dir()]

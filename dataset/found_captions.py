@@ -13,6 +13,7 @@ from dataset.captions import OTHER_EXTENSIONS
 from dataset.config import DatasetConfig
 from dataset.folders import captions_beside, counted
 from dataset.problems import Problem, name_some
+from dataset.unused_masks import unused_masks
 from dataset.wildcards import has_stray_brace
 
 
@@ -156,6 +157,7 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     remedy = [
         *([f'{list_file} holds {name_some(unread)}; what is read is called  "caption".'] if unread else []),
         *_captions_apart(config),
+        *([masks[0].upper() + masks[1:]] if (masks := unused_masks(source.pictures, config)) else []),
         *(_use_instead(source, extension, count) for extension, count in _other_captions(source, absent)),
         'To train these pictures without text:    missing_caption = "empty"',
         'To give all of them the same text:       missing_caption = "a photo of ohwx man"',
