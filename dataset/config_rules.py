@@ -19,6 +19,12 @@ Also asked for keys that are absent, and for ``datasets`` itself; then any addre
 
 Rule = Callable[[object], object]
 
+MOST_REPEATS = 10_000
+"""Of a picture in one epoch; the order of an epoch is kept in memory."""
+
+_ESCAPED = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+"""Control character -> how it came into a Windows path."""
+
 
 def _whole(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -39,6 +45,20 @@ def _text(value: object) -> object:
         raise vol.Invalid("is an empty text")
     if value != value.strip():
         raise vol.Invalid("begins or ends with a space")
+    return value
+
+
+def _path(value: object) -> object:
+    text = str(_text(value))
+    if any(letter < " " for letter in text):
+        raise vol.Invalid("holds a control character, which a backslash in double quotes makes")
+    return value
+
+
+def _repeats(value: object) -> object:
+    _whole(value)
+    if isinstance(value, int) and value > MOST_REPEATS:
+        raise vol.Invalid(f"is more than {MOST_REPEATS:,}: an epoch would never end")
     return value
 
 
@@ -92,7 +112,7 @@ SHARED_RULES: Mapping[str, Rule] = {
     "caption_extension": _text,
     "missing_caption": _text,
     "batch_size": _whole,
-    "num_repeats": _whole,
+    "num_repeats": _repeats,
     "enable_bucket": _yes_or_no,
     "bucket_no_upscale": _yes_or_no,
     "recursive": _yes_or_no,
@@ -120,12 +140,12 @@ SHARED_RULES: Mapping[str, Rule] = {
 """Allowed under ``[general]`` and ``[[datasets]]``."""
 
 OWN_RULES: Mapping[str, Rule] = {
-    "image_directory": _text,
-    "image_jsonl_file": _text,
-    "metadata_file": _text,
-    "caption_directory": _text,
-    "cache_directory": _text,
-    "mask_directory": _text,
+    "image_directory": _path,
+    "image_jsonl_file": _path,
+    "metadata_file": _path,
+    "caption_directory": _path,
+    "cache_directory": _path,
+    "mask_directory": _path,
     "exclude": _texts,
     "is_reg": _yes_or_no,
 }
@@ -235,11 +255,13 @@ def _fault(key: str, value: object, *, why: str, in_general: bool, address: str)
 def _suggestion(key: str, value: object, *, rule: Rule) -> str:
     """Return what the user most likely meant, else an example."""
     word = value.strip() if isinstance(value, str) else ""
+    if rule is _path and word:
+        return as_toml("".join(letter for letter in word.translate(_ESCAPED) if letter >= " "))
     if rule is _text and word:
         return as_toml(word)
     if rule is _yes_or_no and word.lower() in ("true", "false"):
         return f"{word.lower()}   (no quotes)"
-    if rule in (_whole, _resolution) and word.isdecimal() and int(word):
+    if rule in (_whole, _repeats, _resolution) and word.isdecimal() and int(word):
         return f"{int(word)}   (no quotes)"
     return _EXAMPLES[ALIASES.get(key, key)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataset.kinds import is_picture
 from dataset.problems import Problem, name_some
+from dataset.spelling import nearest
 
 _NEVER_PICTURES = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 """Names that operating systems and archives leave behind; treated like hidden files."""
@@ -68,12 +69,41 @@ def no_folder(path: Path, *, key: str = "image_directory") -> Problem:
             if lists
             else f'Write the folder that it lies in:  {key} = "{path.parent.as_posix()}"',
         )
+    meant = _folder_meant(path, there)
     return Problem(
         code="E06",
         what=f"The picture folder {path} does not exist (looked from {Path.cwd()};"
         f" {there.absolute()} exists).",
-        remedy=f"Correct {key}. Relative paths are seen from the folder the program is started in.",
+        remedy=f'Write  {key} = "{meant}"'
+        if meant
+        else f"Correct {key}. Relative paths are seen from the folder the program is started in.",
     )
+
+
+def no_cache_folder(path: Path) -> Problem | None:
+    """Return the problem of a cache directory that cannot be made; None when it can."""
+    there = next(place for place in [path, *path.absolute().parents] if place.exists())
+    if there.is_dir():
+        return None
+    return Problem(
+        code="E05",
+        what=f"The cache_directory {path} cannot be a folder: {there} is a file.",
+        remedy="Correct cache_directory, or move that file.",
+    )
+
+
+def _folder_meant(path: Path, there: Path) -> str | None:
+    """Return the folder that a path which leads nowhere was most likely meant to be."""
+    text = str(path)
+    spellings = (text.replace("\\", "/"), text.strip("\"'"), os.path.expandvars(text))
+    for other in spellings:
+        if other != text and Path(other).is_dir():
+            return Path(other).as_posix()
+    if path.parent != there:
+        return None
+    names = [entry.name for entry in os.scandir(there) if entry.is_dir()] if there.is_dir() else []
+    close = nearest(path.name, names)
+    return (there / close[0]).as_posix() if close else None
 
 
 def unreadable_folder(path: Path, error: OSError) -> Problem:

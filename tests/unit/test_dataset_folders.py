@@ -278,3 +278,23 @@ def test_names_of_every_kind_are_read(photos, name):
     assert (item.key, item.caption) == (name, name)
     (item,) = run(config(photos, recursive=True)).items
     assert item.key == f"{name}/{name}"
+
+
+@pytest.mark.parametrize("written", ["phtos", "'photos'", "$HERE/photos", ".\\photos"])
+def test_a_folder_that_was_meant_is_offered(photos, monkeypatch, written):
+    monkeypatch.chdir(photos.parent)
+    monkeypatch.setenv("HERE", str(photos.parent))
+    put(photos / "a.png")
+    problem = only_problem(config(Path(written)))
+    assert "does not exist" in problem.what
+    assert problem.remedy.startswith('Write  image_directory = "')
+    assert Path(problem.remedy.split('"')[1]).samefile(photos)
+
+
+def test_a_cache_directory_that_is_a_file_is_refused_before_anything_is_encoded(photos, tmp_path):
+    put(photos / "a.png")
+    for place in (photos / "a.png", photos / "a.png" / "below"):
+        problem = only_problem(config(photos, cache_directory=place))
+        assert problem.what == (
+            f"The cache_directory {place} cannot be a folder: {photos / 'a.png'} is a file."
+        )
