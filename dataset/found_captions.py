@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset.caption_lint import caption_notes
+from dataset.caption_lint import caption_notes, is_visible
 from dataset.caption_variants import MOST_TEXTS, CaptionText, caption_texts, separate_captions
 from dataset.captions import OTHER_EXTENSIONS
 from dataset.config import DatasetConfig
@@ -58,7 +58,7 @@ class Source:
 def settle(source: Source, written: Mapping[Path, Sequence[str] | None]) -> None:
     """Store every caption, or what stands in for it, and its texts, or say what is wrong."""
     kept = {
-        picture: tuple(text.strip() for text in texts if text.strip())
+        picture: tuple(text.strip() for text in texts if is_visible(text))
         for picture, texts in written.items()
         if texts is not None
     }
@@ -228,7 +228,7 @@ def _too_many_texts(source: Source, names: Sequence[str]) -> Problem:
 def _stray_braces(source: Source, names: Sequence[str]) -> Problem:
     return Problem(
         code="E09",
-        what=f"{counted(len(names), 'caption')} in {source.config.source} with braces that do not close or"
-        f" that stand in each other, which enable_wildcard cannot read: {name_some(names)}.",
+        what=f"{counted(len(names), 'caption')} in {source.config.source} with braces that do not close, are"
+        f" empty or stand in each other, which enable_wildcard cannot read: {name_some(names)}.",
         remedy="Write  {a|b}  for a choice, and  {{  or  }}  for a brace that is meant as one.",
     )
