@@ -182,6 +182,13 @@ def test_what_stands_in_for_a_missing_caption_is_used_and_noted(photos, chosen, 
     assert f'{photos}: 2 pictures without a caption, trained with "{caption}": a.png, b.png' in scanned.notes
 
 
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\ufeff\ufeff", "\u00a0 \u2060"])
+def test_a_caption_of_which_one_sees_nothing_is_blank(photos, text):
+    picture(photos / "a.png")
+    (photos / "a.txt").write_text(text, encoding="utf-8")
+    assert "1 blank caption in" in only_problem(config(photos)).what
+
+
 def test_captions_that_are_no_text_or_blank_are_named(photos):
     picture(photos / "a.png")
     (photos / "a.txt").write_bytes(b"caf\xe9")
