@@ -157,6 +157,7 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     remedy = [
         *([f'{list_file} holds {name_some(unread)}; what is read is called  "caption".'] if unread else []),
         *_captions_apart(config),
+        *_named_after_file(source, absent),
         *([masks[0].upper() + masks[1:]] if (masks := unused_masks(source.pictures, config)) else []),
         *(_use_instead(source, extension, count) for extension, count in _other_captions(source, absent)),
         'To train these pictures without text:    missing_caption = "empty"',
@@ -169,6 +170,21 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
         f" {name_some(names)}.",
         remedy="\n".join(remedy),
     )
+
+
+def _named_after_file(source: Source, absent: Sequence[Path]) -> list[str]:
+    """Return what to do about captions called ``a.png.txt``."""
+    config = source.config
+    if not source.reads_files:
+        return []
+    names = [f"{picture.name}{config.caption_extension}" for picture in absent]
+    pairs = zip(names, absent, strict=True)
+    there = [(name, picture) for name, picture in pairs if (config.caption_folder(picture) / name).is_file()]
+    if not there:
+        return []
+    name, picture = there[0]
+    better = f"{picture.stem}{config.caption_extension}"
+    return [f"{counted(len(there), 'file')} called like {name} there. Rename it to {better}, and so on."]
 
 
 def _captions_apart(config: DatasetConfig) -> list[str]:

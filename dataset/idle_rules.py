@@ -21,7 +21,19 @@ _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
 def idle_rule_notes(captions: Captions, rules: CaptionRules) -> list[str]:
     """Return one note for each rule without effect."""
     moving = [*_other_separators(captions, rules)] or [*_unmoved(captions, rules)]
-    return [*moving, *_separators(captions, rules), *_wildcards(captions, rules)]
+    return [*_all_dropped(rules), *moving, *_separators(captions, rules), *_wildcards(captions, rules)]
+
+
+def _all_dropped(rules: CaptionRules) -> Iterator[str]:
+    """Rules that leave nothing of any caption, so that none is used."""
+    words = {
+        "caption_dropout_rate = 1": rules.caption_dropout_rate == 1,
+        "caption_dropout_every_n_epochs = 1": rules.caption_dropout_every_n_epochs == 1,
+        "caption_tag_dropout_rate = 1": rules.caption_tag_dropout_rate == 1 and not rules.keep_tokens,
+    }
+    for word, drops in words.items():
+        if drops:
+            yield f"{word}: no caption is used, every picture is trained on without its text"
 
 
 def _other_separators(captions: Captions, rules: CaptionRules) -> Iterator[str]:

@@ -156,7 +156,8 @@ def _not_text(unreadable: Sequence[str], directory: Path) -> Problem:
 def _no_caption_folder(path: Path) -> Problem:
     return Problem(
         code="E08",
-        what=f"The caption folder {path} does not exist (looked from {Path.cwd()}).",
+        what=f"The caption folder {path} {'is a file' if path.exists() else 'does not exist'}"
+        f" (looked from {Path.cwd()}).",
         remedy="Correct caption_directory, or remove the line if the captions lie beside the pictures.",
     )
 

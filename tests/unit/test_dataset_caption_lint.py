@@ -166,3 +166,12 @@ def test_each_text_of_a_picture_counts():
     captions = {"a.png": ["ohwx one", "two"], "b.png": ["three"]}
     (note,) = caption_notes(captions, CaptionRules(trigger_word="ohwx"))
     assert note == 'trigger "ohwx": in 3 of 3 captions, 1 of them had it'
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"caption_dropout_rate": 1}, {"caption_dropout_every_n_epochs": 1}, {"caption_tag_dropout_rate": 1.0}],
+)
+def test_rules_that_leave_nothing_of_any_caption_are_noted(rules):
+    (word,) = rules
+    assert notes_of("a, b", "c, d", **rules)[0].startswith(f"{word} = 1: no caption is used")
