@@ -89,7 +89,7 @@ def account_for_space(
 
 def readable(size: int) -> str:
     """Return ``1.2 GB``, ``126 MB`` or ``14 kB``; a GB is 10^9 bytes."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size} bytes"

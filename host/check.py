@@ -25,7 +25,7 @@ from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
 from host.flow_matching import NoiseSettings
-from host.idle import continued_rank, idle_guidance, late_intervals
+from host.idle import continued_rank, idle_guidance, idle_steps
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
@@ -149,7 +149,7 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
         found.problems += problems
         found.notes += notes
-    found.notes += [*continued_rank(config), *(late_intervals(config, plan) if plan else ())]
+    found.notes += [*continued_rank(config), *(idle_steps(config, plan) if plan else ())]
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()

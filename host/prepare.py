@@ -70,7 +70,7 @@ BEGINS_ANEW = UsedWhen(
 class NetworkSettings:
     """Which adapter, on which linears."""
 
-    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1)
+    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1, maximum=4096)
     network_alpha: float | None = setting(
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",

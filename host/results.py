@@ -16,6 +16,9 @@ from host.outputs import OutputSettings
 from host.saving import all_loras
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
 
+LONGEST_NAME = 200
+"""Bytes of an output_name: file systems allow 255, and suffixes are added."""
+
 
 class StartKind(Enum):
     """What a start does."""
@@ -103,6 +106,12 @@ def _refuse_place(output: OutputSettings) -> None:
         what = f'output_name = "{name}" is no plain file name.'
         plain = Path(name).name.strip(".") or "lora"
         remedy = f'Write  output_name = "{plain}"  and put folders into output_dir.'
+        raise ConfigError.of(what, remedy, setting="output_name")
+    if not name.isprintable() or len(name.encode()) > LONGEST_NAME or name.endswith(".safetensors"):
+        what = f"output_name = {json.dumps(name, ensure_ascii=False)} is no good name: "
+        what += f"it is to be printable, at most {LONGEST_NAME} bytes long, and without .safetensors."
+        plain = "".join(letter for letter in name.removesuffix(".safetensors") if letter.isprintable())
+        remedy = f'Write  output_name = "{plain.encode()[:60].decode(errors="ignore") or "lora"}"'
         raise ConfigError.of(what, remedy, setting="output_name")
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if not there.is_dir():

@@ -9,6 +9,7 @@ import pytest
 from flux_headers import AUTOENCODER, CLIP, DEV, T5, header_of
 
 from dataset.buckets import Size
+from host.errors import ProblemsFound
 from host.memory_estimate import DEVICE_ALLOWANCE, HOST_ALLOWANCE, Estimator, Scene
 from host.memory_model import saving_bytes
 from host.memory_settings import MemorySettings, parse_bytes
@@ -277,8 +278,11 @@ def test_an_amount_of_memory_is_read(text, size):
 
 @pytest.mark.parametrize("text", ["12 apples", "GB", "", "-4GB", "12", "1e3GB"])
 def test_what_is_no_amount_of_memory_is_refused(text):
-    with pytest.raises(ValueError, match='write it as "12GB"'):
+    with pytest.raises(ProblemsFound, match='write it as "12GB"') as found:
         MemorySettings(vram_limit=text)
+    (problem,) = found.value.problems
+    assert (problem.code, problem.setting) == ("E03", "vram_limit")
+    assert MemorySettings(vram_limit=problem.remedy.split('"')[1])
 
 
 @pytest.mark.parametrize(("side", "rank"), [(512, 32), (768, 64), (1024, 16), (1024, 64)])
