@@ -10,7 +10,7 @@ from torch import nn
 from host.architecture import Architecture
 from host.checkpointing import checkpoint_blocks
 from host.placement import Placement, Skeleton, eight_bit_linears
-from host.prepare import ModelSettings
+from host.prepare import ModelSettings, eight_bit_form
 from host.quantization import receipt
 from host.streaming import Streamer, blocks_to_stream, open_shelf, open_streamer, stream_blocks
 
@@ -64,15 +64,15 @@ def _placement(
     skeleton: Skeleton, settings: ModelSettings, *, covered: Sequence[str], home: Home
 ) -> Placement | None:
     """Return who decides on each weight; None when all are kept as they are, on the device."""
-    if not (settings.fp8_base or settings.blocks_to_swap):
+    form = eight_bit_form(settings)
+    if form is None and not settings.blocks_to_swap:
         return None
     chosen = blocks_to_stream(skeleton.blocks, settings.blocks_to_swap)
-    in_eight_bit = eight_bit_linears(skeleton, scaled=settings.fp8_scaled, covered=covered)
     return Placement(
         device=home.device,
         dtype=COMPUTE_DTYPES[settings.mixed_precision],
-        eight_bit=in_eight_bit if settings.fp8_base else (),
-        scaled=settings.fp8_scaled,
+        form=form,
+        eight_bit=eight_bit_linears(skeleton, form, covered=covered),
         streamed={path: block for path, block in skeleton.block_linears().items() if block in chosen},
         shelf=open_shelf(chosen, device=home.device, folder=home.folder) if chosen else None,
     )

@@ -28,7 +28,8 @@ from host.memory_model import (
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, dotted_path
 from host.placement import eight_bit_linears
-from host.prepare import ModelSettings, NetworkSettings
+from host.prepare import ModelSettings, NetworkSettings, eight_bit_form
+from host.quantization import Form
 from host.saving import DTYPES
 from host.setting import path_roles
 from host.settings import RunSettings
@@ -196,7 +197,7 @@ class Estimator:
 
     def _step(self, settings: RunSettings, bucket: Size, batch: int, *, training: bool) -> StepBytes:
         ranks, model = self._ranks(settings.network) if training else {}, settings.model
-        kept = (ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
+        kept = (ITEMSIZE[model.mixed_precision], eight_bit_form(model))
         key = (batch, bucket, kept, *ranks.items())
         if key not in self._steps:
             side = self.architecture.pixels_per_latent
@@ -221,18 +222,17 @@ class Estimator:
         return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
     def _placed(self, model: ModelSettings) -> Placed:
-        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
+        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model))
         return lay_out(frozen, streamed=model.blocks_to_swap)
 
-    def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
+    def _weigh(self, itemsize: int, form: Form | None) -> Frozen:
         """Return the transformer's weights as they are kept."""
-        covered = self.architecture.scaled_linears
-        coded = set(eight_bit_linears(self.skeleton, scaled=scaled, covered=covered) if eight_bit else ())
+        coded = set(eight_bit_linears(self.skeleton, form, covered=self.architecture.scaled_linears))
         blocks: dict[str, list[int]] = {block: [] for block in self.skeleton.blocks}
         widened: dict[str, int] = {}
         for path, block in self.block_linears.items():
             shape = self.linears[path]
-            precision = Precision(itemsize=itemsize, eight_bit=path in coded, scaled=scaled)
+            precision = Precision(itemsize=itemsize, form=form if path in coded else None)
             blocks[block].append(linear_bytes(shape, precision))
             widened[path] = widening_bytes(shape, precision)
         inside = sum(math.prod(self.linears[path]) for path in self.block_linears)

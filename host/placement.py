@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from host.errors import ConfigError
-from host.quantization import FrozenWeight, Parts, quantize
+from host.quantization import Form, FrozenWeight, Parts, quantize
 from host.streaming import Shelf
 from networks.linears import StoredLinear
 
@@ -39,9 +39,10 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     """Of everything that is computed with, and of what is kept as it is."""
+    form: Form | None
+    """How weights are kept in 8 bit; None: as they are."""
     eight_bit: Collection[str]
     """Module paths of the linears that are kept in 8 bit."""
-    scaled: bool
     streamed: Mapping[str, str]
     """Module path of each linear whose weight does not stay on the device -> its block."""
     shelf: Shelf | None
@@ -66,9 +67,9 @@ class Placement:
         return {*self.eight_bit, *self.streamed}
 
     def _parts(self, path: str, tensor: Tensor) -> Parts:
-        if path not in self.eight_bit:
+        if self.form is None or path not in self.eight_bit:
             return (tensor.to(self.dtype),)
-        made = quantize(tensor.to(self.device), scaled=self.scaled)
+        made = quantize(tensor.to(self.device), self.form)
         self.errors[path] = made.error
         return made.parts
 
@@ -77,8 +78,8 @@ class Placement:
         if absent := [path for path in self._kept_back() if path not in self.weights]:
             raise ConfigError.of(
                 f"This architecture's loader does not hand its weights to place (such as {min(absent)}), so "
-                "fp8_base and blocks_to_swap cannot act.",
-                "Write:  fp8_base = false  and  blocks_to_swap = 0",
+                "fp8_base, int8_base and blocks_to_swap cannot act.",
+                "Write:  fp8_base = false ,  int8_base = false  and  blocks_to_swap = 0",
             )
         for path, weight in self.weights.items():
             linear = transformer.get_submodule(path)
@@ -86,12 +87,14 @@ class Placement:
             transformer.set_submodule(path, StoredLinear(weight, linear.bias))
 
 
-def eight_bit_linears(skeleton: Skeleton, *, scaled: bool, covered: Sequence[str]) -> list[str]:
-    """Return the linears that ``fp8_base`` keeps in 8 bit: all of the blocks.
+def eight_bit_linears(skeleton: Skeleton, form: Form | None, *, covered: Sequence[str]) -> list[str]:
+    """Return the linears that are kept in 8 bit: all of the blocks.
 
     With scales they are those that a pattern of ``covered`` matches: a plain cast is kohya's and covers
-    everything, the scaled form leaves out what shifts and gates whole tokens.
+    everything, the scaled forms leave out what shifts and gates whole tokens.
     """
+    if form is None:
+        return []
     patterns = [re.compile(pattern) for pattern in covered]
     linears = list(skeleton.block_linears())
-    return [path for path in linears if not scaled or any(pattern.fullmatch(path) for pattern in patterns)]
+    return [path for path in linears if not form.scaled or any(one.fullmatch(path) for one in patterns)]

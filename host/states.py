@@ -38,6 +38,7 @@ FIXED = (
     "mixed_precision",
     "fp8_base",
     "fp8_scaled",
+    "int8_base",
     "optimizer_type",
     "optimizer_args",
     "gradient_accumulation_steps",
