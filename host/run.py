@@ -14,11 +14,13 @@ from host.config import Config, load_config, metadata_values, resolved_toml
 from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
+from host.frozen import copies_folder, copy_of
 from host.logs import Screen
 from host.memory_check import Fitted, cap_device_memory, fit_to_memory
 from host.phases import Encoding
 from host.placing import placing
 from host.processes import Processes, join_processes
+from host.quantized_copy import tidy_copies
 from host.results import (
     Start,
     StartKind,
@@ -218,6 +220,8 @@ def _prepare_caches(
         with during("caching texts"):
             encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
         encoding.tidy(job.items, _prompt_entries(job))
+        for line in tidy_copies(copies_folder(job), copy_of(job), clean=job.settings.data.clean_cache):
+            screen.say("cache", line)
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from host.account import has_room_for_copy
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
@@ -19,7 +20,7 @@ from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
-from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
+from host.frozen import Frozen, Home, copies_folder, copy_of, load_frozen_transformer, start_blocks
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
@@ -67,7 +68,7 @@ def prepare_training(
             job.files.paths["dit"],
             skeleton=job.files.skeleton(),
             settings=settings.model,
-            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
+            home=_home(job, processes, screen),
         )
     for note in frozen.notes:
         screen.say("load", note)
@@ -102,6 +103,18 @@ def prepare_training(
     if processes.is_main:
         saver.try_out()
     return training
+
+
+def _home(job: Job, processes: Processes, screen: Screen) -> Home:
+    room = has_room_for_copy(job, device_type=processes.device.type)
+    if not room:
+        screen.say("load", f"8 bit: no copy is kept for the next start: no room in {copies_folder(job)}")
+    return Home(
+        device=processes.device,
+        folder=job.items[0].latent_cache.parent,
+        copy=copy_of(job) if room else None,
+        writes_copy=processes.is_main,
+    )
 
 
 def run_training(

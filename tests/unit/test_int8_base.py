@@ -98,7 +98,7 @@ def test_another_form_of_8_bit_is_another_run(tmp_path, capsys):
     job = write_job(tmp_path, int8_base=True, max_train_steps=2, save_state=True)
     assert train(job) == 0
     assert "8 bit: 2 linears" in capsys.readouterr().out
-    assert train(job, "--int8_base", "false", "--resume", "latest") == 2
+    assert train(job, "--no_int8_base", "--resume", "latest") == 2
     assert "int8_base" in capsys.readouterr().out
 
 
