@@ -1,6 +1,6 @@
 """Loads the frozen transformer as the settings keep it, and makes its blocks ready to train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Frozen:
     """Brings the weights of the blocks that wait elsewhere; None when all are on the device."""
     notes: tuple[str, ...]
     """What to say of how it is kept."""
+    of_copy: tuple[str, ...] = ()
+    """Those of them that say what became of the copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +47,20 @@ class Home:
 
 
 def load_frozen_transformer(
-    architecture: Architecture, path: Path, *, skeleton: Skeleton, settings: ModelSettings, home: Home
+    architecture: Architecture,
+    path: Path,
+    *,
+    skeleton: Skeleton,
+    settings: ModelSettings,
+    home: Home,
+    exact: Collection[str] = (),
 ) -> Frozen:
-    """Load the transformer, one tensor at a time; ``start_blocks`` comes after it."""
-    placement = _placement(skeleton, settings, covered=architecture.scaled_linears, home=home)
+    """Load the transformer, one tensor at a time; ``start_blocks`` comes after it.
+
+    The linears ``exact`` are kept as they are though the settings ask for 8 bit.
+    """
+    coded = eight_bit_linears(skeleton, eight_bit_form(settings), covered=architecture.scaled_linears)
+    placement = _placement(skeleton, settings, [one for one in coded if one not in exact], home=home)
 
     def load() -> nn.Module:
         return architecture.load_transformer(
@@ -68,7 +80,7 @@ def load_frozen_transformer(
     streamer = open_streamer(placement.shelf, device=home.device) if placement.shelf else None
     notes = [*said, receipt(placement.errors)] if placement.errors else []
     notes += [streamer.describe()] if streamer else []
-    return Frozen(transformer=transformer, streamer=streamer, notes=tuple(notes))
+    return Frozen(transformer=transformer, streamer=streamer, notes=tuple(notes), of_copy=tuple(said))
 
 
 def _load_or_copy(
@@ -84,8 +96,8 @@ def _load_or_copy(
     except ValueError as error:
         notes = [f"8 bit: {error}; it is made anew"]
     if placement.stored is not None:
-        return load(), [f"8 bit: read from {copy.path}, {copy.size / 1e9:.2f} GB, nothing was quantised"]
-    if not home.writes_copy:
+        return load(), [f"8 bit: read from {copy.path}, {copy.size / 1e9:.2f} GB"]
+    if not home.writes_copy or len(placement.eight_bit) < len(copy.linears):
         return load(), notes
     loaded: list[nn.Module] = []
     try:
@@ -123,7 +135,7 @@ def copies_folder(data: Data) -> Path:
 
 
 def _placement(
-    skeleton: Skeleton, settings: ModelSettings, *, covered: Sequence[str], home: Home
+    skeleton: Skeleton, settings: ModelSettings, coded: Sequence[str], *, home: Home
 ) -> Placement | None:
     """Return who decides on each weight; None when all are kept as they are, on the device."""
     form = eight_bit_form(settings)
@@ -134,7 +146,7 @@ def _placement(
         device=home.device,
         dtype=COMPUTE_DTYPES[settings.mixed_precision],
         form=form,
-        eight_bit=eight_bit_linears(skeleton, form, covered=covered),
+        eight_bit=coded,
         streamed={path: block for path, block in skeleton.block_linears().items() if block in chosen},
         shelf=open_shelf(chosen, device=home.device, folder=home.folder) if chosen else None,
     )

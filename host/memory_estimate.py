@@ -58,6 +58,8 @@ class Scene:
     accumulates: bool = False
     """Whether a step has several batches."""
     device_type: str = "cuda"
+    exact: frozenset[str] = frozenset()
+    """Linears that are kept as they are though the settings ask for 8 bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ class Estimator:
         return (facts.autoencoder if facts else general_autoencoder)(self.files.headers["vae"])
 
     def _training(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         peaks = {
             (bucket, batch): training_peak(self._step(settings, bucket, batch, training=True), trained)
             for bucket, batch in _largest(scene.batches)
@@ -155,7 +157,7 @@ class Estimator:
 
     def _samples(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
         size = max(scene.samples, key=lambda one: one.area)
-        lies, codec = self._placed(settings.model), self._autoencoder(size)
+        lies, codec = self._placed(settings.model, scene), self._autoencoder(size)
         drawing = forward_peak(self._step(settings, size, 1, training=False))
         resident = lies.device + self._trained(settings, scene).resident
         return PhaseBytes(
@@ -166,7 +168,7 @@ class Estimator:
         )
 
     def _saving(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         itemsize = DTYPES[settings.output.save_precision].itemsize
         return PhaseBytes(
             name=SAVING,
@@ -208,7 +210,7 @@ class Estimator:
                 itemsize=kept[0],
                 training=training,
                 ranks=ranks,
-                widened=self._frozen_as(*kept).widened,
+                widened=self._frozen_as(*kept, frozenset()).widened,
             )
             self._steps[key] = self._step_of(work)
         return self._steps[key]
@@ -221,13 +223,13 @@ class Estimator:
         variant = self.files.variant
         return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
-    def _placed(self, model: ModelSettings) -> Placed:
-        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model))
+    def _placed(self, model: ModelSettings, scene: Scene) -> Placed:
+        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model), scene.exact)
         return lay_out(frozen, streamed=model.blocks_to_swap)
 
-    def _weigh(self, itemsize: int, form: Form | None) -> Frozen:
+    def _weigh(self, itemsize: int, form: Form | None, exact: frozenset[str]) -> Frozen:
         """Return the transformer's weights as they are kept."""
-        coded = set(eight_bit_linears(self.skeleton, form, covered=self.architecture.scaled_linears))
+        coded = {*eight_bit_linears(self.skeleton, form, covered=self.architecture.scaled_linears)} - exact
         blocks: dict[str, list[int]] = {block: [] for block in self.skeleton.blocks}
         widened: dict[str, int] = {}
         for path, block in self.block_linears.items():

@@ -176,6 +176,18 @@ def writing(place: CopyPlace, errors: Mapping[str, float]) -> Iterator[CopyWrite
     write_json(place.record, {"file": fingerprint, "errors": dict(errors), "choices": {}})
 
 
+def choice_in(place: CopyPlace, key: str) -> dict[str, Any] | None:
+    """Return what the record of a whole copy keeps under ``key``; None where there is nothing."""
+    return read_record(place.record)["choices"].get(key) if place.is_whole() else None
+
+
+def keep_choice(place: CopyPlace, key: str, choice: Mapping[str, Any]) -> None:
+    """Keep ``choice`` under ``key`` in the record of a copy that is there."""
+    if place.is_whole():
+        record = read_record(place.record)
+        write_json(place.record, {**record, "choices": {**record["choices"], key: dict(choice)}})
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Return a copy's record; empty where it is none."""
     try:

@@ -71,7 +71,11 @@ def train(argv: Sequence[str]) -> str:
     conditioning = _prepare_caches(job, processes, screen, stopping)
     with during("loading"):
         training = prepare_training(
-            job, progress=progress, processes=processes, screen=screen, stopping=stopping
+            job,
+            progress=replace(progress, kept=_kept(start)),
+            processes=processes,
+            screen=screen,
+            stopping=stopping,
         )
     _make_way(training, start)
     done = run_training(training, start, conditioning=conditioning)
@@ -161,7 +165,15 @@ def _fitted(job: Job, start: Start, processes: Processes) -> Fitted:
     if start.kind is StartKind.FINISHED:
         return Fitted(job=job, lines=(), notes=())
     texts = [*text_entries(job.items), *_prompt_entries(job)]
-    return fit_to_memory(job, device=processes.device, texts=texts)
+    return fit_to_memory(job, device=processes.device, texts=texts, exact=_kept(start) or ())
+
+
+def _kept(start: Start) -> list[str] | None:
+    """Return the layers that a run which goes on does not keep in 8 bit; None for one that begins.
+
+    A state that knows of no choice was made without one.
+    """
+    return None if start.state is None else read_progress(start.state).kept or []
 
 
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:

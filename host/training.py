@@ -5,7 +5,7 @@ Only main saves, samples and writes logs; every process computes.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
 from host.frozen import Frozen, Home, copies_folder, copy_of, load_frozen_transformer, start_blocks
+from host.gradient_receipt import Choice, choose_layers
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
-from host.objective import Objective
+from host.objective import objective_of
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
@@ -62,15 +63,19 @@ def prepare_training(
 ) -> Training:
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
+    home = _home(job, processes, screen)
     with screen.alive("loading the transformer"):
+        choice = choose_layers(job, progress, home=home) if processes.is_main else Choice(kept=())
+        kept = processes.from_main(choice.kept)
         frozen = load_frozen_transformer(
             architecture,
             job.files.paths["dit"],
             skeleton=job.files.skeleton(),
             settings=settings.model,
-            home=_home(job, processes, screen),
+            home=home,
+            exact=kept,
         )
-    for note in frozen.notes:
+    for note in (*choice.of_copy, *frozen.notes, *choice.notes):
         screen.say("load", note)
     linears = linears_of(frozen.transformer)
     adapter = attach_adapter(
@@ -89,7 +94,7 @@ def prepare_training(
     )
     training = Training(
         job=job,
-        progress=progress,
+        progress=replace(progress, kept=kept),
         processes=processes,
         screen=screen,
         stopping=stopping,
@@ -186,14 +191,7 @@ def _restore(training: Training, start: Start) -> int:
 
 def _loop(training: Training) -> Loop:
     job, settings = training.job, training.job.settings
-    objective = Objective(
-        architecture=job.config.architecture,
-        variant=job.files.variant,
-        transformer=training.frozen.transformer,
-        adapter=training.adapter,
-        noise=settings.noise,
-        fit=settings.fit,
-    )
+    objective = objective_of(job, training.frozen.transformer, training.adapter)
     load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:

@@ -91,7 +91,7 @@ def test_the_second_start_quantises_nothing_and_has_the_same_bytes(tiny, tmp_pat
     assert quantised == []
     assert equal(weights(first), weights(second))
     assert "kept for the next start in" in first.notes[0]
-    assert "nothing was quantised" in second.notes[0]
+    assert "8 bit: read from" in second.notes[0]
     assert first.notes[1:] == second.notes[1:]
     assert "worst: " in first.notes[1]
 
@@ -190,7 +190,7 @@ def test_another_source_or_form_has_another_copy(tiny, tmp_path, quantised):
     others: list[dict[str, Any]] = [{"source": "two", **FORMS["int8"]}, FORMS["fp8"], FORMS["fp8_scaled"]]
     for other in others:
         quantised.clear()
-        assert "nothing was quantised" not in load(tiny, tmp_path, **other).notes[0]
+        assert "8 bit: read from" not in load(tiny, tmp_path, **other).notes[0]
         assert quantised
     assert len(list((tmp_path / "quantised").glob("*.safetensors"))) == 4
 
@@ -284,7 +284,7 @@ def test_a_job_keeps_its_copy_in_the_first_datasets_cache_and_ends_with_the_same
     assert len(quantised) == 2
     assert train(job, "--overwrite") == 0
     said = capsys.readouterr().out
-    assert "nothing was quantised" in said
+    assert "8 bit: read from" in said
     assert "8-bit copy" not in said
     assert len(quantised) == 2
     assert lora_bytes(tmp_path) == found
