@@ -51,7 +51,7 @@ def write_record(output: OutputSettings, *, progress: Progress, finished: bool) 
     """Write what is being run and, of a finished run, what its LoRA's bytes are."""
     document = {
         "finished": finished,
-        "run": asdict(replace(progress, step=0)),
+        "run": asdict(progress.run),
         "steps": progress.step,
         "sha256": content_hash(final_path(output)) if finished else None,
     }
@@ -75,7 +75,7 @@ def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> 
     there = all_loras(output.output_dir, output.output_name)
     if record is None and not there:
         return Start(kind=StartKind.BEGIN)
-    same = record is not None and record["run"] == json.loads(json.dumps(asdict(replace(now, step=0))))
+    same = record is not None and record["run"] == json.loads(json.dumps(asdict(now.run)))
     if same and record is not None and record["finished"] and final_path(output).exists():
         return Start(kind=StartKind.FINISHED)
     state, _ = latest_state(output.output_dir, output.output_name)

@@ -30,6 +30,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {},
     "fp8_base": {"fp8_base": True},
     "fp8_scaled": {"fp8_base": True, "fp8_scaled": True},
+    "int8_base": {"int8_base": True},
 }
 PUBLISHED = [*(f"double_blocks.{n}" for n in range(19)), *(f"single_blocks.{n}" for n in range(38))]
 BLOCKS = 6
