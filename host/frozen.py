@@ -1,6 +1,5 @@
 """Loads the frozen transformer as the settings keep it, and makes its blocks ready to train."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import nn
 
 from host.architecture import Architecture
 from host.checkpointing import checkpoint_blocks
-from host.placement import Placement, Skeleton, eight_bit_linears
+from host.placement import Placement, Skeleton, eight_bit_linears, streamed_units
 from host.prepare import ModelSettings
 from host.quantization import receipt
 from host.streaming import Streamer, blocks_to_stream, open_shelf, open_streamer, stream_blocks
@@ -41,7 +40,7 @@ def load_frozen_transformer(
     architecture: Architecture, path: Path, *, skeleton: Skeleton, settings: ModelSettings, home: Home
 ) -> Frozen:
     """Load the transformer, one tensor at a time; ``start_blocks`` comes after it."""
-    placement = _placement(skeleton, settings, covered=architecture.scaled_linears, home=home)
+    placement = _placement(architecture, skeleton, settings=settings, home=home)
     transformer = architecture.load_transformer(
         path,
         device=home.device,
@@ -61,20 +60,23 @@ def load_frozen_transformer(
 
 
 def _placement(
-    skeleton: Skeleton, settings: ModelSettings, *, covered: Sequence[str], home: Home
+    architecture: Architecture, skeleton: Skeleton, *, settings: ModelSettings, home: Home
 ) -> Placement | None:
     """Return who decides on each weight; None when all are kept as they are, on the device."""
     if not (settings.fp8_base or settings.blocks_to_swap):
         return None
     chosen = blocks_to_stream(skeleton.blocks, settings.blocks_to_swap)
+    streamed = streamed_units(skeleton, chosen, ahead=architecture.linears_ahead)
+    ahead = [path for path, unit in streamed.items() if path == unit]
+    covered = architecture.scaled_linears
     in_eight_bit = eight_bit_linears(skeleton, scaled=settings.fp8_scaled, covered=covered)
     return Placement(
         device=home.device,
         dtype=COMPUTE_DTYPES[settings.mixed_precision],
         eight_bit=in_eight_bit if settings.fp8_base else (),
         scaled=settings.fp8_scaled,
-        streamed={path: block for path, block in skeleton.block_linears().items() if block in chosen},
-        shelf=open_shelf(chosen, device=home.device, folder=home.folder) if chosen else None,
+        streamed=streamed,
+        shelf=open_shelf(chosen, ahead=ahead, device=home.device, folder=home.folder) if chosen else None,
     )
 
 
@@ -83,11 +85,6 @@ def start_blocks(frozen: Frozen, architecture: Architecture, *, checkpointed: bo
     transformer, streamer = frozen.transformer, frozen.streamer
     if checkpointed:
         checkpoint_blocks(architecture.blocks(transformer))
-    if streamer is None:
-        return
-    if architecture.note_streamed is not None:
-        architecture.note_streamed(
-            transformer, [transformer.get_submodule(path) for path in streamer.shelf.paths]
-        )
-    # Outside of checkpointing: computing a block again needs its weights too.
-    stream_blocks(transformer, streamer)
+    if streamer is not None:
+        # Outside of checkpointing: computing a block again needs its weights too.
+        stream_blocks(transformer, streamer)
