@@ -321,10 +321,11 @@ class Architecture:
     """Optional: what the models take in memory; None lets the host estimate it from their shapes."""
     scaled_linears: Sequence[str] = (".+",)
     """Patterns (full match) of the linears that ``fp8_scaled`` covers, among those of the blocks."""
-    note_streamed: Callable[[nn.Module, Collection[nn.Module]], None] | None = None
-    """Optional: told, before the first step, which blocks' weights are there only while the block runs.
+    linears_ahead: Sequence[str] = ()
+    """Patterns (full match) of the linears inside blocks that the model uses ahead of all blocks.
 
-    For a plugin that uses weights of a block outside the block, as FLUX.1 dev does for modulation.
+    Each once in a forward pass, in the order of the file's linears; FLUX.1 dev modulates so. Where a block
+    is streamed, they come by themselves and are not among what comes with the block.
     """
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""

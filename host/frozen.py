@@ -11,7 +11,7 @@ from host.architecture import Architecture
 from host.check import Data
 from host.checkpointing import checkpoint_blocks
 from host.fingerprints import fingerprint_of
-from host.placement import Placement, Skeleton, eight_bit_linears
+from host.placement import Placement, Skeleton, eight_bit_linears, streamed_units
 from host.prepare import ModelSettings, eight_bit_form
 from host.quantization import receipt
 from host.quantized_copy import FOLDER, CopyPlace, writing
@@ -60,7 +60,13 @@ def load_frozen_transformer(
     The linears ``exact`` are kept as they are though the settings ask for 8 bit.
     """
     coded = eight_bit_linears(skeleton, eight_bit_form(settings), covered=architecture.scaled_linears)
-    placement = _placement(skeleton, settings, [one for one in coded if one not in exact], home=home)
+    placement = _placement(
+        skeleton,
+        settings,
+        [one for one in coded if one not in exact],
+        ahead=architecture.linears_ahead,
+        home=home,
+    )
 
     def load() -> nn.Module:
         return architecture.load_transformer(
@@ -135,20 +141,27 @@ def copies_folder(data: Data) -> Path:
 
 
 def _placement(
-    skeleton: Skeleton, settings: ModelSettings, coded: Sequence[str], *, home: Home
+    skeleton: Skeleton,
+    settings: ModelSettings,
+    coded: Sequence[str],
+    *,
+    ahead: Sequence[str],
+    home: Home,
 ) -> Placement | None:
     """Return who decides on each weight; None when all are kept as they are, on the device."""
     form = eight_bit_form(settings)
     if form is None and not settings.blocks_to_swap:
         return None
     chosen = blocks_to_stream(skeleton.blocks, settings.blocks_to_swap)
+    streamed = streamed_units(skeleton, chosen, ahead=ahead)
+    alone = [path for path, unit in streamed.items() if path == unit]
     return Placement(
         device=home.device,
         dtype=COMPUTE_DTYPES[settings.mixed_precision],
         form=form,
         eight_bit=coded,
-        streamed={path: block for path, block in skeleton.block_linears().items() if block in chosen},
-        shelf=open_shelf(chosen, device=home.device, folder=home.folder) if chosen else None,
+        streamed=streamed,
+        shelf=open_shelf(chosen, ahead=alone, device=home.device, folder=home.folder) if chosen else None,
     )
 
 
@@ -157,11 +170,6 @@ def start_blocks(frozen: Frozen, architecture: Architecture, *, checkpointed: bo
     transformer, streamer = frozen.transformer, frozen.streamer
     if checkpointed:
         checkpoint_blocks(architecture.blocks(transformer))
-    if streamer is None:
-        return
-    if architecture.note_streamed is not None:
-        architecture.note_streamed(
-            transformer, [transformer.get_submodule(path) for path in streamer.shelf.paths]
-        )
-    # Outside of checkpointing: computing a block again needs its weights too.
-    stream_blocks(transformer, streamer)
+    if streamer is not None:
+        # Outside of checkpointing: computing a block again needs its weights too.
+        stream_blocks(transformer, streamer)

@@ -27,7 +27,7 @@ from host.memory_model import (
 )
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, dotted_path
-from host.placement import eight_bit_linears
+from host.placement import eight_bit_linears, streamed_units
 from host.prepare import ModelSettings, NetworkSettings, eight_bit_form
 from host.quantization import Form
 from host.saving import DTYPES
@@ -230,15 +230,17 @@ class Estimator:
     def _weigh(self, itemsize: int, form: Form | None, exact: frozenset[str]) -> Frozen:
         """Return the transformer's weights as they are kept."""
         coded = {*eight_bit_linears(self.skeleton, form, covered=self.architecture.scaled_linears)} - exact
-        blocks: dict[str, list[int]] = {block: [] for block in self.skeleton.blocks}
+        units = streamed_units(self.skeleton, self.skeleton.blocks, ahead=self.architecture.linears_ahead)
+        blocks, ahead = ({block: [] for block in self.skeleton.blocks} for _ in range(2))
         widened: dict[str, int] = {}
         for path, block in self.block_linears.items():
             shape = self.linears[path]
             precision = Precision(itemsize=itemsize, form=form if path in coded else None)
-            blocks[block].append(linear_bytes(shape, precision))
+            (ahead if units[path] == path else blocks)[block].append(linear_bytes(shape, precision))
             widened[path] = widening_bytes(shape, precision)
         inside = sum(math.prod(self.linears[path]) for path in self.block_linears)
-        return Frozen(linears=blocks, rest=max(0, self._numbers - inside) * itemsize, widened=widened)
+        rest = max(0, self._numbers - inside) * itemsize
+        return Frozen(linears=blocks, ahead=ahead, rest=rest, widened=widened)
 
     @cached_property
     def _numbers(self) -> int:

@@ -43,7 +43,12 @@ class Frozen:
     """A frozen transformer, whose blocks may lie on the device or wait in main memory."""
 
     linears: Mapping[str, Sequence[int]]
-    """Block, in the order they run -> bytes of each of its linears' weights, as they are kept."""
+    """Block, in the order they run -> bytes of each of its linears' weights, as they are kept.
+
+    Without those that are used ahead of all blocks.
+    """
+    ahead: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Block -> bytes of each of its linears that is used ahead of all blocks; absent where there are none."""
     rest: int
     """Bytes of everything else: what is in no block, biases, norms."""
     widened: Mapping[str, int] = field(default_factory=dict)
@@ -63,11 +68,12 @@ class Placed:
 def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
     """Return where the weights lie when ``streamed`` blocks wait."""
     waiting = blocks_to_stream(list(frozen.linears), streamed)
-    sizes = {block: sum(sizes) for block, sizes in frozen.linears.items()}
-    buffers = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
-    ring = min(SLOTS, len(buffers)) * max(buffers, default=0)
-    resident = sum(size for block, size in sizes.items() if block not in waiting)
-    return Placed(device=frozen.rest + resident + ring, host=sum(buffers))
+    units = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
+    units += [_aligned(size) for block in waiting for size in frozen.ahead.get(block, ())]
+    ring = min(SLOTS, len(units)) * max(units, default=0)
+    staying = [block for block in frozen.linears if block not in waiting]
+    resident = sum(sum(frozen.linears[block]) + sum(frozen.ahead.get(block, ())) for block in staying)
+    return Placed(device=frozen.rest + resident + ring, host=sum(units))
 
 
 def _aligned(size: int) -> int:

@@ -46,7 +46,7 @@ class Placement:
     eight_bit: Collection[str]
     """Module paths of the linears that are kept in 8 bit."""
     streamed: Mapping[str, str]
-    """Module path of each linear whose weight does not stay on the device -> its block."""
+    """Module path of each linear whose weight does not stay on the device -> what its bytes travel with."""
     shelf: Shelf | None
     stored: Stored | None = None
     """Codes that were made before; None: they are made here."""
@@ -103,6 +103,18 @@ class Placement:
             linear = transformer.get_submodule(path)
             assert isinstance(linear, nn.Linear)
             transformer.set_submodule(path, StoredLinear(weight, linear.bias))
+
+
+def streamed_units(skeleton: Skeleton, blocks: Collection[str], *, ahead: Sequence[str]) -> dict[str, str]:
+    """Return each linear of the streamed ``blocks`` -> what its bytes travel with.
+
+    That is its block, or itself where a pattern of ``ahead`` matches it. Such linears come first, in the
+    order in which they are used; the others follow in the order of the blocks.
+    """
+    patterns = [re.compile(pattern) for pattern in ahead]
+    inside = {path: block for path, block in skeleton.block_linears().items() if block in blocks}
+    alone = {path: path for path in inside if any(pattern.fullmatch(path) for pattern in patterns)}
+    return alone | {path: block for path, block in inside.items() if path not in alone}
 
 
 def eight_bit_linears(skeleton: Skeleton, form: Form | None, *, covered: Sequence[str]) -> list[str]:
