@@ -107,8 +107,11 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
     try:
         parse_network_args(settings.network_args)
     except ValueError as error:
-        remedy = "Correct the line  network_args = [...]"
-        problems.append(Problem(what=f"network_args: {error}", remedy=remedy, setting="network_args"))
+        remedy = "Write such as  network_args = [\"exclude_patterns=['single_blocks.*']\"]"
+        problems += [
+            Problem(what=f"{line}.", remedy=remedy, setting="network_args")
+            for line in str(error).splitlines()
+        ]
     if settings.network_weights is not None:
         problems += _check_continuing(settings, settings.network_weights)
     return problems
