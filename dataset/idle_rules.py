@@ -58,9 +58,10 @@ def _unmoved(captions: Captions, rules: CaptionRules) -> Iterator[str]:
     if not rules.moves_tags or not fixed:
         return
     if len(fixed) == len(texts):
+        key = "shuffle_caption" if rules.shuffle_caption else "caption_tag_dropout_rate"
         yield (
-            "shuffle_caption and caption_tag_dropout_rate have no effect: no caption has several tags,"
-            f' separated by "{rules.caption_separator}", beside those that are kept in front'
+            f"{key} has no effect: no caption has several tags, separated by"
+            f' "{rules.caption_separator}", beside those that are kept in front'
         )
         return
     kept = list(dict.fromkeys(name for name, text in fixed if not _is_one_tag(text, rules)))

@@ -70,6 +70,13 @@ def _any(kind: type = bool) -> ForeignWord:
     return ForeignWord(kind=kind, any_value=True)
 
 
+CHOOSE_BLOCKS = (
+    "Write  network_args = [\"exclude_patterns=['single_blocks.*']\"]  for double blocks only, or\n"
+    "network_args = [\"exclude_patterns=['double_blocks.*']\"]  for single blocks only."
+)
+"""What to write instead of sd-scripts' ``train_blocks``."""
+
+
 def _refused(kind: type = bool, *, why: str, do: str = REMOVE) -> ForeignWord:
     # A switch that is off asks for nothing.
     return ForeignWord(kind=kind, neutral=(False,) if kind is bool else (), why=why, remedy=do)
@@ -180,8 +187,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "train_blocks": _neutral(
         "all",
         why="blocks are chosen by patterns here",
-        do="Write  network_args = [\"exclude_patterns=['single_blocks.*']\"]  for double blocks only, or\n"
-        "network_args = [\"exclude_patterns=['double_blocks.*']\"]  for single blocks only.",
+        do=CHOOSE_BLOCKS,
     ),
     "split_qkv": _refused(why="q, k and v share one LoRA, as every program that reads the file expects"),
     "dim_from_weights": _any(),

@@ -9,6 +9,7 @@ from torch import nn
 
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
+from host.foreign_words import CHOOSE_BLOCKS
 from host.headers import read_header
 from host.quantization import FP8, FP8_SCALED, INT8, Form
 from host.setting import UsedWhen, setting, setting_given
@@ -114,6 +115,13 @@ class NetworkSettings:
     )
 
 
+def _instead_of(complaint: str) -> str:
+    """Return what to do about a word of network_args that is not read."""
+    if "train_blocks" in complaint:
+        return CHOOSE_BLOCKS
+    return "Remove it. Linears are chosen so:  network_args = [\"exclude_patterns=['single_blocks.*']\"]"
+
+
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
     """Return what is wrong with the adapter's settings before the model is there."""
     problems: list[Problem] = []
@@ -125,8 +133,10 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
     try:
         parse_network_args(settings.network_args)
     except ValueError as error:
-        remedy = "Correct the line  network_args = [...]"
-        problems.append(Problem(what=f"network_args: {error}", remedy=remedy, setting="network_args"))
+        problems += [
+            Problem(what=f"{line}.", remedy=_instead_of(line), setting="network_args")
+            for line in str(error).splitlines()
+        ]
     if settings.network_weights is not None:
         problems += _check_continuing(settings, settings.network_weights)
     return problems

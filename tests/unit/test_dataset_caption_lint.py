@@ -118,7 +118,7 @@ def test_a_caption_of_one_tag_is_no_mistake():
 
 
 def test_rules_for_tags_without_any_tags_to_move_are_noted():
-    assert only_note("cat", "dog", shuffle_caption=True).startswith("shuffle_caption and caption_tag_dropout")
+    assert only_note("cat", "dog", shuffle_caption=True).startswith("shuffle_caption has no effect")
     assert "kept in front" in only_note("a, b", "c, d", shuffle_caption=True, keep_tokens=1)
     assert notes_of("a, b", "c, d", shuffle_caption=True) == []
     assert notes_of("a, b", "c, d", caption_tag_dropout_rate=0.1) == []
