@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
-from jobs import draw_pictures, lora_bytes, losses, state_bytes, train, write_job
+from jobs import ROOT, TESTS, draw_pictures, lora_bytes, losses, state_bytes, train, write_job
 from safetensors.torch import load_file, save_file
 
 from host import gradient_receipt, training
@@ -140,6 +144,30 @@ def test_the_comparison_changes_no_byte_of_the_run(tmp_path, capsys, monkeypatch
     assert train(job, *form, "--overwrite") == 0
     assert "was not compared with bf16: both models do not fit into memory" in capsys.readouterr().out
     assert (lora_bytes(tmp_path), state_bytes(tmp_path), losses(tmp_path)) == found
+
+
+def test_several_processes_keep_what_the_main_one_chose(tmp_path):
+    job = hard_job(tmp_path, max_train_steps=2, batch_size=1, save_state_on_train_end=True)
+    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *words.split(),
+        "--main_process_port",
+        port,
+    ]
+    launched = subprocess.run(
+        [*launcher, str(ROOT / "train.py"), str(job)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    assert launched.stdout.count("so not kept in it: ") == 1
+    assert read_progress(tmp_path / "out" / "lora-state").kept == [HARD]
 
 
 def test_without_8_bit_nothing_is_compared(tmp_path, capsys, loads):
