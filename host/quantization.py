@@ -82,7 +82,11 @@ def _room(shape: tuple[int, int], dtype: torch.dtype, *, device: torch.device) -
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes for a weight were not to be had") from error
     return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(shape)
 
 

@@ -1,6 +1,6 @@
 """Writes all that a run at FLUX.1 dev's real geometry needs: random weights, pictures, captions.
 
-The transformer has every tensor of flux1-dev.safetensors, of its name, shape and type (23.8 GB). The text
+The transformer has every tensor of flux1-dev.safetensors in name, shape and type (23.8 GB). The text
 encoders have the published widths, so that what they make is (512, 4096) and (768,), and little depth. The
 autoencoder is that of the tiny instance: it makes 16 x 32 x 32 of 256 x 256 pixels as the published one does.
 """
@@ -34,9 +34,11 @@ EMBEDDINGS = {
 """End of the name of what is no linear, though it has two axes -> standard deviation."""
 
 
-def make(folder: Path, params: FluxParams) -> dict[str, Path]:
+def make(folder: Path, params: FluxParams, *, pictures: int) -> dict[str, Path]:
     """Write everything below ``folder``; return setting name -> path, ``image_directory`` among them."""
     paths = find_architecture("fd").tiny(folder)
+    for path in sorted(paths["image_directory"].iterdir())[2 * pictures :]:
+        path.unlink()
     paths["dit"] = folder / "flux1-random.safetensors"
     widen_encoder(paths["text_encoder"], {64: CLIP_WIDTH, 256: 4 * CLIP_WIDTH})
     widen_encoder(paths["text_encoder2"], {64: T5_WIDTH})
@@ -97,12 +99,19 @@ def main() -> None:
     """Write everything below the folder that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--hidden_size", type=int, default=3072, help="a multiple of 128")
     parser.add_argument("--double_blocks", type=int, default=19)
     parser.add_argument("--single_blocks", type=int, default=38)
+    parser.add_argument("--pictures", type=int, default=12, help="at most 12, each with a caption")
     options = parser.parse_args()
     began = time.perf_counter()
-    params = FluxParams(depth=options.double_blocks, depth_single_blocks=options.single_blocks)
-    for name, path in make(options.folder, params).items():
+    params = FluxParams(
+        hidden_size=options.hidden_size,
+        num_heads=options.hidden_size // 128,
+        depth=options.double_blocks,
+        depth_single_blocks=options.single_blocks,
+    )
+    for name, path in make(options.folder, params, pictures=options.pictures).items():
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "folder"
         print(f"{name:16} {path} {size}")  # noqa: T201
     print(f"{time.perf_counter() - began:.0f} s")  # noqa: T201

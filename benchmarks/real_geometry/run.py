@@ -1,8 +1,9 @@
 """Trains two steps by train.py within a limit of memory, and records time, memory, losses and gradients.
 
 What make_model.py wrote is trained with; flags that are not listed below go to train.py. The limit is the
-kernel's (RLIMIT_AS): it holds for the process's whole address space, of which what lies in memory is a part,
-so a process that asks for more fails. Pages of files that the system caches do not belong to it.
+kernel's (RLIMIT_DATA): it holds for all memory that the process may write and shares with nobody, touched or
+not, so a process that asks for more fails. Beyond it are only the pages of libraries that were read in
+(RssFile). Pages of files that the system caches belong to no process.
 """
 
 import argparse
@@ -26,10 +27,9 @@ from musubi_flux_dev.tiny import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 EVERY = 0.02
-"""Seconds between two looks at the process; what the kernel calls a peak misses nothing between them."""
-OWN_PEAKS = ("VmPeak", "VmHWM")
-SAMPLED = ("RssAnon", "RssShmem", "RssFile")
-WATCHED = (*OWN_PEAKS, *SAMPLED)
+"""Seconds between two looks at the process."""
+WATCHED = ("VmPeak", "VmHWM", "VmData", "RssAnon", "RssShmem", "RssFile")
+"""The first two are peaks that the kernel keeps; of the others the highest that was seen is told."""
 MOMENTS = {"load": r"^load ", "ready": r"^train +LoRA on", "saved": r"^verify "}
 """Name -> the first line of train.py's output that shows it was reached."""
 
@@ -83,7 +83,7 @@ def run(folder: Path, *, name: str, limit: int | None, flags: Sequence[str]) -> 
     )
     # Before it has imported anything: the limit is there long before it could be met.
     if limit is not None:
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
     listener = threading.Thread(target=watch.listen, args=(process,))
     listener.start()
     while process.poll() is None:
@@ -149,10 +149,8 @@ def main() -> None:
     """Run once and print the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what make_model.py wrote")
-    parser.add_argument(
-        "--name", required=True, help="of <name>.json and <name>.log in the folder"
-    )
-    parser.add_argument("--limit", type=parse_bytes, help='address space of the process, such as "4GB"')
+    parser.add_argument("--name", required=True, help="of <name>.json and <name>.log in the folder")
+    parser.add_argument("--limit", type=parse_bytes, help='of the process, such as "4GB"')
     options, flags = parser.parse_known_args()
     found = run(options.folder.absolute(), name=options.name, limit=options.limit, flags=flags)
     print(json.dumps(found, indent=1))  # noqa: T201
