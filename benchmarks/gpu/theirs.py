@@ -1,6 +1,6 @@
 """Steps of diffusers + peft on the transformer that make_model.py wrote, for comparison with ours.
 
-As diffusers' own LoRA scripts train FLUX.1: frozen weights in bfloat16, factors in float32, autocast, gradient
+As diffusers' own LoRA scripts do: frozen weights in bfloat16, factors in float32, autocast, gradient
 checkpointing, the same linears, rank, alpha and AdamW as ours. Its 8 bit is layerwise casting.
 """
 
