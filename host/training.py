@@ -20,6 +20,7 @@ from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
 from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
+from host.heap import map_large_tensors
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
@@ -61,6 +62,8 @@ def prepare_training(
 ) -> Training:
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
+    if processes.device.type == "cpu":
+        map_large_tensors()
     with screen.alive("loading the transformer"):
         frozen = load_frozen_transformer(
             architecture,

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a step at full geometry: ours and diffusers + peft in turn, and ours when capped.
+"""Seconds and peak memory of a step at full geometry: ours, diffusers + peft in turn, and ours when capped.
 
 Needs what benchmarks/real_geometry/make_model.py wrote. Every case runs in a process of its own. Ours is
 train.py itself; its seconds and its memory are those that it writes to its log.
