@@ -139,7 +139,7 @@ class Estimator:
         return (facts.autoencoder if facts else general_autoencoder)(self.files.headers["vae"])
 
     def _training(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         peaks = {
             (bucket, batch): training_peak(self._step(settings, bucket, batch, training=True), trained)
             for bucket, batch in _largest(scene.batches)
@@ -154,7 +154,7 @@ class Estimator:
 
     def _samples(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
         size = max(scene.samples, key=lambda one: one.area)
-        lies, codec = self._placed(settings.model), self._autoencoder(size)
+        lies, codec = self._placed(settings.model, scene), self._autoencoder(size)
         drawing = forward_peak(self._step(settings, size, 1, training=False))
         resident = lies.device + self._trained(settings, scene).resident
         return PhaseBytes(
@@ -165,7 +165,7 @@ class Estimator:
         )
 
     def _saving(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         itemsize = DTYPES[settings.output.save_precision].itemsize
         return PhaseBytes(
             name=SAVING,
@@ -220,9 +220,11 @@ class Estimator:
         variant = self.files.variant
         return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
-    def _placed(self, model: ModelSettings) -> Placed:
+    def _placed(self, model: ModelSettings, scene: Scene) -> Placed:
         frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
-        return lay_out(frozen, streamed=model.blocks_to_swap)
+        lies = lay_out(frozen, streamed=model.blocks_to_swap)
+        # For the CPU they wait on disk.
+        return replace(lies, host=0) if scene.device_type == "cpu" else lies
 
     def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
         """Return the transformer's weights as they are kept."""

@@ -72,7 +72,7 @@ def run(folder: Path, *, name: str, limit: int | None, flags: Sequence[str]) -> 
     """Train as ``flags`` say, with at most ``limit`` bytes; return the record."""
     job = write_job(folder, output_dir=folder / "out" / name)
     command = [sys.executable, str(ROOT / "train.py"), str(job), *flags]
-    watch = Watch()
+    watch, used_before = Watch(), processor_seconds()
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -96,6 +96,7 @@ def run(folder: Path, *, name: str, limit: int | None, flags: Sequence[str]) -> 
         "limit": limit,
         "exit": process.returncode,
         "seconds": round(time.monotonic() - watch.began, 1),
+        "processor_seconds": round(processor_seconds() - used_before, 1),
         "moments": watch.moments(),
         "peaks": watch.peaks,
         **results(folder / "out" / name),
@@ -103,6 +104,12 @@ def run(folder: Path, *, name: str, limit: int | None, flags: Sequence[str]) -> 
     (folder / f"{name}.log").write_text("".join(f"{at:8.1f} {line}\n" for at, line in watch.lines))
     (folder / f"{name}.json").write_text(json.dumps(found, indent=1))
     return found
+
+
+def processor_seconds() -> float:
+    """Return what all processes that were started here and have ended used, on all cores together."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_job(folder: Path, *, output_dir: Path) -> Path:
