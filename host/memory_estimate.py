@@ -225,7 +225,9 @@ class Estimator:
 
     def _placed(self, model: ModelSettings, scene: Scene) -> Placed:
         frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model), scene.exact)
-        return lay_out(frozen, streamed=model.blocks_to_swap)
+        lies = lay_out(frozen, streamed=model.blocks_to_swap)
+        # For the CPU they wait on disk.
+        return replace(lies, host=0) if scene.device_type == "cpu" else lies
 
     def _weigh(self, itemsize: int, form: Form | None, exact: frozenset[str]) -> Frozen:
         """Return the transformer's weights as they are kept."""

@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from host.eight_bit_codes import decode
+
 SMALLEST_SCALE = 1e-8
 
-AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
-"""Weights quantised in one go: many for a GPU, few where float32 copies would leave holes in the heap."""
+AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 15}
+"""Weights quantised in one go: many for a GPU; few where float32 copies would leave holes in the heap, and
+torch would have its threads meet after every step of it."""
 
 Parts = tuple[Tensor, ...]
 """(weight,) in plain numbers, (codes,) in 8 bit, or (codes, scales) with scales of the shape (n_out, g)."""
@@ -90,7 +93,8 @@ def quantize(weight: Float[Tensor, "n_out n_in"], form: Form) -> Quantized:
         numbers = (exact / scale).clamp_(-form.largest, form.largest)
         # A cast to integers cuts off what a cast to float8 rounds.
         codes[some] = (numbers if form.code.is_floating_point else numbers.round_()).to(form.code).flatten(1)
-        kept = codes[some].float().unflatten(1, (-1, width)) * scale
+        kept = decode(codes[some], torch.empty_like(codes[some], dtype=torch.float32))
+        kept = kept.unflatten(1, (-1, width)) * scale
         lost += (kept - exact).square_().sum(dtype=torch.float64)
         whole += exact.square().sum(dtype=torch.float64)
     error = float((lost / whole).sqrt()) if whole else 0.0
@@ -104,25 +108,31 @@ def _room(shape: tuple[int, int], dtype: torch.dtype, *, device: torch.device) -
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes for a weight were not to be had") from error
     return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(shape)
 
 
 def widened(parts: Parts, *, dtype: torch.dtype) -> Float[Tensor, "n_out n_in"]:
     """Return the weight that ``parts`` stand for; codes times scales in float32, rounded once."""
     codes, *scales = parts
-    if not scales:
-        return codes.to(dtype)
-    scale: Float32[Tensor, "n_out g"] = scales[0]
     n_out, n_in = codes.shape
+    if not scales and codes.dtype is not FP8.code:
+        return codes.to(dtype)
     whole = _room((n_out, n_in), dtype, device=codes.device)
+    if not scales:
+        return decode(codes, whole)
+    scale: Float32[Tensor, "n_out g"] = scales[0]
     groups = (scale.shape[1], -1)
     # A GPU multiplies in one go without copies; the CPU would make float32 copies of the whole.
     rows = max(1, AT_ONCE["cpu"] // n_in) if codes.device.type == "cpu" else n_out
     for start in range(0, n_out, rows):
         some = slice(start, start + rows)
-        numbers = codes[some].to(dtype).unflatten(1, groups)
-        torch.mul(numbers, scale[some].unsqueeze(2), out=whole[some].unflatten(1, groups))
+        numbers = decode(codes[some], whole[some]).unflatten(1, groups)
+        torch.mul(numbers, scale[some].unsqueeze(2), out=numbers)
     return whole
 
 

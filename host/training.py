@@ -22,6 +22,7 @@ from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
 from host.frozen import Frozen, Home, copies_folder, copy_of, load_frozen_transformer, start_blocks
 from host.gradient_receipt import Choice, choose_layers
+from host.heap import map_large_tensors
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
@@ -63,6 +64,8 @@ def prepare_training(
 ) -> Training:
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
+    if processes.device.type == "cpu":
+        map_large_tensors()
     home = _home(job, processes, screen)
     with screen.alive("loading the transformer"):
         choice = choose_layers(job, progress, home=home) if processes.is_main else Choice(kept=())

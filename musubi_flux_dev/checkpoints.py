@@ -211,7 +211,11 @@ def _room(size: int) -> Tensor:
     """
     if size < OF_ITS_OWN:
         return torch.empty(size, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    try:
+        pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes for a weight were not to be had") from error
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _mapped_reader(files: ExitStack) -> Callable[[TensorEntry], Tensor]:
