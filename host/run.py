@@ -19,6 +19,7 @@ from host.memory_check import Fitted, cap_device_memory, fit_to_memory
 from host.phases import Encoding
 from host.placing import placing
 from host.processes import Processes, join_processes
+from host.remedies import circumstances, remedy
 from host.results import (
     Start,
     StartKind,
@@ -67,7 +68,8 @@ def train(argv: Sequence[str]) -> str:
     if start.kind is StartKind.FINISHED:
         return _verify_again(job, screen)
     conditioning = _prepare_caches(job, processes, screen, stopping)
-    with during("loading"):
+    found = circumstances(job.config, job.files, device_type=processes.device.type)
+    with during("loading", remedy=remedy("loading", found)):
         training = prepare_training(
             job, progress=progress, processes=processes, screen=screen, stopping=stopping
         )
@@ -213,10 +215,8 @@ def _prepare_caches(
         encoding = Encoding(
             config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
         )
-        with during("caching latents"):
-            encoding.pictures(job.items)
-        with during("caching texts"):
-            encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+        encoding.pictures(job.items)
+        encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
         encoding.tidy(job.items, _prompt_entries(job))
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
