@@ -38,7 +38,6 @@ from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings
-from host.values import as_flag
 from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
@@ -273,12 +272,11 @@ def check_memory(config: Config, files: ModelFiles) -> list[Problem]:
         ]
     if wanted <= count:
         return []
-    given_as_flag = "flag" in config.origins["blocks_to_swap"]
-    most = as_flag("blocks_to_swap", count) if given_as_flag else f"blocks_to_swap = {count}"
     return [
         Problem(
             what=f"blocks_to_swap = {wanted}: this transformer has {count} blocks.",
-            remedy=f"Write a number from 0 to {count}; all of them:  {most}",
+            remedy=f"A number from 0 to {count} will do; {count} is all of them.\n"
+            f"Write: blocks_to_swap = {count}",
             setting="blocks_to_swap",
         )
     ]
