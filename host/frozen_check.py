@@ -7,7 +7,6 @@ from host.errors import Problem
 from host.model_files import ModelFiles
 from host.prepare import ModelSettings, eight_bit_form
 from host.quantization import FP8, INT8, Form, quantize, widened
-from host.values import as_flag
 
 
 def check_frozen(config: Config, files: ModelFiles) -> list[Problem]:
@@ -28,12 +27,11 @@ def check_frozen(config: Config, files: ModelFiles) -> list[Problem]:
         ]
     if wanted <= count:
         return []
-    given_as_flag = "flag" in config.origins["blocks_to_swap"]
-    most = as_flag("blocks_to_swap", count) if given_as_flag else f"blocks_to_swap = {count}"
     return [
         Problem(
             what=f"blocks_to_swap = {wanted}: this transformer has {count} blocks.",
-            remedy=f"Write a number from 0 to {count}; all of them:  {most}",
+            remedy=f"A number from 0 to {count} will do; {count} is all of them.\n"
+            f"Write: blocks_to_swap = {count}",
             setting="blocks_to_swap",
         )
     ]

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,8 +21,10 @@ from host.placing import placing
 from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
-from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
+from host.remedies import circumstances, remedy
+from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture, texts_of
 from host.setting import path_roles
+from host.shortage import during
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
@@ -55,7 +57,8 @@ def generate_image(argv: Sequence[str]) -> str:
     entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
-    with screen.alive("loading the transformer"):
+    found = circumstances(config, files, device_type=device.type)
+    with screen.alive("loading the transformer"), during("loading", remedy=remedy("loading", found)):
         frozen = load_frozen_transformer(
             config.architecture,
             files.paths["dit"],
@@ -75,12 +78,12 @@ def generate_image(argv: Sequence[str]) -> str:
         seed=config.settings.fit.seed,
         stopping=stopping,
     )
-    latents = _draw(sampler, order, config, prompts, screen=screen)
-    del frozen, sampler
-    release_memory()
-    autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
-    with torch.no_grad():
-        pictures = {place: to_picture(autoencoder.decode(one)[0]) for place, one in latents.items()}
+    with during("sampling", remedy=remedy("sampling", found)):
+        latents = _draw(sampler, order, config, prompts, screen=screen)
+        del frozen, sampler
+        release_memory()
+        load = partial(config.architecture.load_autoencoder, files.paths["vae"], device=device)
+        pictures = dict(zip(latents, decode(load, latents.values()), strict=True))
     if not pictures:
         raise StoppedByUser("before the first picture was drawn")
     closing = _save(pictures, order, prompts, seed=config.settings.fit.seed)

@@ -12,7 +12,7 @@ from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.foreign_words import CHOOSE_BLOCKS
 from host.headers import read_header
 from host.quantization import FP8, FP8_SCALED, INT8, Form
-from host.setting import UsedWhen, setting, setting_given
+from host.setting import UsedWhen, setting, setting_is
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
@@ -62,7 +62,7 @@ class ModelSettings:
     )
     fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
-        False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
+        False, help="8 bit with a scale for every 64 weights.", used_when=setting_is("fp8_base", True)
     )
     int8_base: bool = setting(
         False,

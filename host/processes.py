@@ -1,5 +1,6 @@
 """One process or several: accelerate starts and joins them, and this is all they share."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -71,6 +72,9 @@ def join_processes(device: str) -> Processes:
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=torch.device(wanted))
+    # Before the group is made: its functions keep the group of their import as a default argument, so that
+    # its threads would outlive destroy_process_group and abort a program that ends ("terminate called").
+    importlib.import_module("torch.distributed.nn")
     from accelerate import PartialState
 
     # Main caches, samples and saves alone while the others wait: longer than any default allows.

@@ -21,6 +21,7 @@ from host.phases import Encoding
 from host.placing import placing
 from host.processes import Processes, join_processes
 from host.quantized_copy import tidy_copies
+from host.remedies import circumstances, remedy
 from host.results import (
     Start,
     StartKind,
@@ -69,7 +70,8 @@ def train(argv: Sequence[str]) -> str:
     if start.kind is StartKind.FINISHED:
         return _verify_again(job, screen)
     conditioning = _prepare_caches(job, processes, screen, stopping)
-    with during("loading"):
+    found = circumstances(job.config, job.files, device_type=processes.device.type)
+    with during("loading", remedy=remedy("loading", found)):
         training = prepare_training(
             job,
             progress=replace(progress, kept=_kept(start)),
@@ -227,10 +229,8 @@ def _prepare_caches(
         encoding = Encoding(
             config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
         )
-        with during("caching latents"):
-            encoding.pictures(job.items)
-        with during("caching texts"):
-            encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+        encoding.pictures(job.items)
+        encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
         encoding.tidy(job.items, _prompt_entries(job))
         for line in tidy_copies(copies_folder(job), copy_of(job), clean=job.settings.data.clean_cache):
             screen.say("cache", line)

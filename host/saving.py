@@ -9,6 +9,7 @@ import torch
 from host.errors import ConfigError, FailedRunError, Problem, name_some
 from host.headers import Header, read_header
 from host.outputs import OutputSettings
+from host.shortage import at_work_on, during
 from networks.dialects import read_foreign_lora
 from networks.diffusers_files import verify_diffusers_lora, write_diffusers_lora
 from networks.files import read_lora, write_lora
@@ -20,6 +21,9 @@ from networks.verify import LoraRefusedError, Verification, verify_lora
 KOHYA, DIFFUSERS = "kohya", "diffusers"
 SECOND = "-diffusers"
 """What follows the name of the second file when a LoRA is saved in both layouts."""
+
+REMEDY = "Write a smaller  network_dim"
+"""When there is no memory to save with."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float": torch.float32}
 
@@ -75,8 +79,11 @@ class LoraSaver:
 
         A file that fails is never put in place.
         """
+        with during("saving", remedy=REMEDY), at_work_on(path.name):
+            return self._save(path, self.metadata(step, epoch), must_change=must_change)
+
+    def _save(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = self.metadata(step, epoch)
         files = {path: self.output.save_format}
         if self.output.save_format == "both":
             files = {path: KOHYA, second_file(path): DIFFUSERS}

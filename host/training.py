@@ -32,10 +32,13 @@ from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
 from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
+from host.rehearsal import may_run_out, rehearse_step
+from host.remedies import circumstances, remedy
 from host.results import Start
 from host.sampling import Sampler
-from host.saving import LoraSaver
+from host.saving import REMEDY, LoraSaver
 from host.schedulers import learning_rate_factor
+from host.shortage import at_work_on, during
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
 from networks.linears import linears_of
@@ -132,8 +135,13 @@ def run_training(
     job = training.job
     first_step = _restore(training, start)
     sample = _sample_observer(training, conditioning)
+    loop = _loop(training)
+    if may_run_out(training.processes.device):
+        _rehearse(training, loop)
     if sample is not None and first_step == 0 and job.settings.sample.sample_at_first:
         sample.make(0, strength=0.0)
+    elif sample is not None and may_run_out(training.processes.device):
+        sample.rehearse()
     watch = _progress_observer(training, first_step=first_step, sampling=sample is not None)
     observers: list[Callable[[StepReport], None]] = [watch]
     if training.processes.is_main:
@@ -142,10 +150,8 @@ def run_training(
         observers.append(sample)
     began = time.monotonic()
     try:
-        with watch.refreshing():
-            done = fit(
-                _loop(training), first_step=first_step, observers=observers, stopping=training.stopping
-            )
+        with watch.refreshing(), during("training", remedy=_remedy(training, "training")):
+            done = fit(loop, first_step=first_step, observers=observers, stopping=training.stopping)
     except NotFiniteError as error:
         raise _went_wrong(training, error) from error
     finally:
@@ -158,16 +164,32 @@ def run_training(
     return done
 
 
+def _rehearse(training: Training, loop: Loop) -> None:
+    with (
+        training.screen.alive("rehearsing the largest bucket"),
+        during("training", remedy=_remedy(training, "training")),
+    ):
+        rehearse_step(loop)
+
+
+def _remedy(training: Training, phase: str) -> str:
+    job = training.job
+    sizes = [dataset.batch_size for dataset in job.datasets]
+    device_type = training.processes.device.type
+    return remedy(phase, circumstances(job.config, job.files, device_type=device_type, batch_size=max(sizes)))
+
+
 def save_training_state(training: Training, step: int, *, final: bool = False) -> Path:
     """Save what exact resuming needs after ``step`` steps."""
     output = training.job.settings.output
     path = state_path(output.output_dir, output.output_name, None if final else step)
-    write_state(
-        path,
-        adapter=training.adapter.state(),
-        optimizer=training.optimizer.state_dict(),
-        progress=Progress(**{**_fields(training.progress), "step": step}),
-    )
+    with during("saving", remedy=REMEDY), at_work_on(path.name):
+        write_state(
+            path,
+            adapter=training.adapter.state(),
+            optimizer=training.optimizer.state_dict(),
+            progress=Progress(**{**_fields(training.progress), "step": step}),
+        )
     return path
 
 
@@ -314,6 +336,7 @@ def _sample_observer(
         load_autoencoder=lambda: architecture.load_autoencoder(
             job.files.paths["vae"], device=device, disable_mmap=job.settings.model.disable_mmap
         ),
+        remedy=_remedy(training, "sampling"),
         folder=job.settings.output.output_dir / "sample",
         name=job.settings.output.output_name,
         screen=training.screen,
