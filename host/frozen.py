@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from host.architecture import Architecture
+from host.block_inputs import watch_block_inputs
 from host.check import Data
 from host.checkpointing import checkpoint_blocks
 from host.fingerprints import fingerprint_of
@@ -25,6 +26,8 @@ class Frozen:
     """A loaded transformer, every parameter frozen."""
 
     transformer: nn.Module
+    dtype: torch.dtype
+    """Of what flows through it."""
     streamer: Streamer | None
     """Brings the weights of the blocks that wait elsewhere; None when all are on the device."""
     notes: tuple[str, ...]
@@ -68,11 +71,13 @@ def load_frozen_transformer(
         home=home,
     )
 
+    dtype = COMPUTE_DTYPES[settings.mixed_precision]
+
     def load() -> nn.Module:
         return architecture.load_transformer(
             path,
             device=home.device,
-            dtype=COMPUTE_DTYPES[settings.mixed_precision],
+            dtype=dtype,
             disable_mmap=settings.disable_mmap,
             place=placement,
             attn_mode=settings.attn_mode,
@@ -80,13 +85,15 @@ def load_frozen_transformer(
         ).requires_grad_(False)
 
     if placement is None:
-        return Frozen(transformer=load(), streamer=None, notes=())
+        return Frozen(transformer=load(), dtype=dtype, streamer=None, notes=())
     transformer, said = _load_or_copy(load, placement, home) if placement.form else (load(), [])
     placement.install(transformer)
     streamer = open_streamer(placement.shelf, device=home.device) if placement.shelf else None
     notes = [*said, receipt(placement.errors)] if placement.errors else []
     notes += [streamer.describe()] if streamer else []
-    return Frozen(transformer=transformer, streamer=streamer, notes=tuple(notes), of_copy=tuple(said))
+    return Frozen(
+        transformer=transformer, dtype=dtype, streamer=streamer, notes=tuple(notes), of_copy=tuple(said)
+    )
 
 
 def _load_or_copy(
@@ -166,10 +173,13 @@ def _placement(
 
 
 def start_blocks(frozen: Frozen, architecture: Architecture, *, checkpointed: bool) -> None:
-    """Let blocks be computed again in the backward pass, and send for weights that wait elsewhere."""
+    """Let blocks look at what enters, be computed again backward, and send for weights that wait."""
     transformer, streamer = frozen.transformer, frozen.streamer
+    blocks = architecture.blocks(transformer)
+    resident = next(transformer.parameters())
+    watch_block_inputs(blocks, device=resident.device, dtype=frozen.dtype)
     if checkpointed:
-        checkpoint_blocks(architecture.blocks(transformer))
+        checkpoint_blocks(blocks)
     if streamer is not None:
         # Outside of checkpointing: computing a block again needs its weights too.
         stream_blocks(transformer, streamer)
