@@ -7,7 +7,7 @@ Axes: b batch, c channels, h w latent, H W pixels. One currency crosses the seam
 latents, ``sigma`` in [0, 1] (1 is noise), velocity = noise - latents.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +38,7 @@ __all__ = [
     "Problem",
     "ProblemsFound",
     "StepBytes",
+    "StockedPlace",
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
@@ -125,6 +126,18 @@ class Place(Protocol):
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return what the module ``name`` of the transformer shall hold."""
+        ...
+
+
+@runtime_checkable
+class StockedPlace(Protocol):
+    """A ``Place`` that has some weights already: a loader that looks here need not read them."""
+
+    stocked: Collection[str]
+    """Names for which a tensor of the right shape on the meta device will do."""
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """See ``Place``."""
         ...
 
 

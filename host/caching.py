@@ -121,6 +121,8 @@ def cache_latents(
             due.append((item, fingerprint))
     if not due:
         return count
+    # The largest first: if memory is too small, that is known at once. Equal sizes go together.
+    due.sort(key=lambda pair: (pair[0].bucket.area, pair[0].bucket), reverse=True)
     with screen.alive("loading the autoencoder"):
         autoencoder = encoder.load()
     with (

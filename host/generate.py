@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
-from host.check import check_memory
 from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
 from host.frozen import Home, load_frozen_transformer, start_blocks
+from host.frozen_check import check_frozen
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
@@ -133,7 +133,7 @@ def _files(config: Config, order: Order) -> ModelFiles:
         unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
         # It is named on the command line, whatever the training file says of network_weights.
         problems += [replace(problem, setting="") for problem in unfit]
-    problems += check_memory(config, files)
+    problems += check_frozen(config, files)
     if problems:
         raise ConfigError(problems)
     return files

@@ -10,6 +10,7 @@ from torch import nn
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.headers import read_header
+from host.quantization import FP8, FP8_SCALED, INT8, Form
 from host.setting import UsedWhen, setting, setting_given
 from networks.factors import state_of
 from networks.files import read_lora
@@ -19,6 +20,9 @@ from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
 DEFAULT_DIM = 16
+
+
+NOT_IN_FP8 = UsedWhen(test=lambda resolved: not resolved["fp8_base"], says="fp8_base = false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,20 @@ class ModelSettings:
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
     )
+    int8_base: bool = setting(
+        False,
+        help="In place of fp8_base: the linears that see tokens as 8-bit integers, a scale for every row.",
+        used_when=NOT_IN_FP8,
+    )
+
+
+def eight_bit_form(model: ModelSettings) -> Form | None:
+    """Return how the settings keep frozen weights in 8 bit; None where they do not."""
+    if model.int8_base:
+        return INT8
+    if not model.fp8_base:
+        return None
+    return FP8_SCALED if model.fp8_scaled else FP8
 
 
 BEGINS_ANEW = UsedWhen(
@@ -70,7 +88,7 @@ BEGINS_ANEW = UsedWhen(
 class NetworkSettings:
     """Which adapter, on which linears."""
 
-    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1)
+    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1, maximum=4096)
     network_alpha: float | None = setting(
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",

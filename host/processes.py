@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -41,6 +41,13 @@ class Processes:
         torch.distributed.all_reduce(flat)
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+    def from_main(self, names: Sequence[str]) -> list[str]:
+        """Return what the main process gives, in every process."""
+        box = [list(names)]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - one value, one meaning
         """Whether any process says so."""

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from host.movers import CudaMover, DiskStore, HostStore, PlainMover, Store
-from host.quantization import FrozenWeight, Parts
+from host.movers import CudaMover, DiskStore, FilePart, HostStore, PlainMover, Store
+from host.quantization import FrozenWeight
 from host.ring import Bytes, Direction, Mover, Ring, Visit
 from networks.linears import StoredLinear
 
@@ -73,7 +73,7 @@ class Shelf:
         self.sizes = [0] * len(self.units)
         self.spans: list[list[tuple[FrozenWeight, list[Span]]]] = [[] for _ in self.units]
 
-    def put(self, path: str, weight: FrozenWeight, parts: Parts) -> None:
+    def put(self, path: str, weight: FrozenWeight, parts: Sequence[Tensor | FilePart]) -> None:
         """Take the numbers of a weight that travels with ``path``: its block, or itself."""
         place, spans = self.units.index(path), []
         for part in parts:

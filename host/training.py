@@ -5,13 +5,14 @@ Only main saves, samples and writes logs; every process computes.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from host.account import has_room_for_copy
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
@@ -19,11 +20,12 @@ from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
-from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
+from host.frozen import Frozen, Home, copies_folder, copy_of, load_frozen_transformer, start_blocks
+from host.gradient_receipt import Choice, choose_layers
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
-from host.objective import Objective
+from host.objective import objective_of
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
@@ -61,15 +63,19 @@ def prepare_training(
 ) -> Training:
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
+    home = _home(job, processes, screen)
     with screen.alive("loading the transformer"):
+        choice = choose_layers(job, progress, home=home) if processes.is_main else Choice(kept=())
+        kept = processes.from_main(choice.kept)
         frozen = load_frozen_transformer(
             architecture,
             job.files.paths["dit"],
             skeleton=job.files.skeleton(),
             settings=settings.model,
-            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
+            home=home,
+            exact=kept,
         )
-    for note in frozen.notes:
+    for note in (*choice.of_copy, *frozen.notes, *choice.notes):
         screen.say("load", note)
     linears = linears_of(frozen.transformer)
     adapter = attach_adapter(
@@ -88,7 +94,7 @@ def prepare_training(
     )
     training = Training(
         job=job,
-        progress=progress,
+        progress=replace(progress, kept=kept),
         processes=processes,
         screen=screen,
         stopping=stopping,
@@ -102,6 +108,18 @@ def prepare_training(
     if processes.is_main:
         saver.try_out()
     return training
+
+
+def _home(job: Job, processes: Processes, screen: Screen) -> Home:
+    room = has_room_for_copy(job, device_type=processes.device.type)
+    if not room:
+        screen.say("load", f"8 bit: no copy is kept for the next start: no room in {copies_folder(job)}")
+    return Home(
+        device=processes.device,
+        folder=job.items[0].latent_cache.parent,
+        copy=copy_of(job) if room else None,
+        writes_copy=processes.is_main,
+    )
 
 
 def run_training(
@@ -173,14 +191,7 @@ def _restore(training: Training, start: Start) -> int:
 
 def _loop(training: Training) -> Loop:
     job, settings = training.job, training.job.settings
-    objective = Objective(
-        architecture=job.config.architecture,
-        variant=job.files.variant,
-        transformer=training.frozen.transformer,
-        adapter=training.adapter,
-        noise=settings.noise,
-        fit=settings.fit,
-    )
+    objective = objective_of(job, training.frozen.transformer, training.adapter)
     load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:

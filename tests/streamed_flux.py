@@ -21,6 +21,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {},
     "fp8_base": {"fp8_base": True},
     "fp8_scaled": {"fp8_base": True, "fp8_scaled": True},
+    "int8_base": {"int8_base": True},
 }
 BLOCKS, AHEAD = 6, 8
 """Of the tiny model: two double blocks and four single blocks, with two and one modulation each."""

@@ -217,7 +217,10 @@ def count_blocks(name, folder):
 EIGHT_BIT = {"fp8_base": True, "fp8_scaled": True}
 
 
-@pytest.mark.parametrize("kept", [{}, {"fp8_base": True}, EIGHT_BIT], ids=["bf16", "fp8_base", "fp8_scaled"])
+KEPT = {"bf16": {}, "fp8_base": {"fp8_base": True}, "fp8_scaled": EIGHT_BIT, "int8_base": {"int8_base": True}}
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 def test_blocks_that_are_swapped_change_no_byte_of_the_result_and_resume(name, tmp_path, capsys, kept):
     blocks = count_blocks(name, tmp_path)
     pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64), (64, 64)])

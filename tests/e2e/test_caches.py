@@ -262,8 +262,8 @@ def test_a_picture_that_encodes_to_no_numbers_is_named_and_not_cached(tmp_path, 
     monkeypatch.setattr(toy_architecture.ToyAutoencoder, "encode", encode_badly)
     assert run("cache_latents", job) == 2
     message = capsys.readouterr().out.partition("FAILED: ")[2]
-    assert 'The picture "picture_2" gave' in message
-    assert not (tmp_path / "cached" / "picture_2_0096x0048_toy.safetensors").exists()
+    assert 'The picture "picture_3" gave' in message
+    assert not (tmp_path / "cached" / "picture_3_0048x0096_toy.safetensors").exists()
 
 
 def test_entries_of_sub_folders_are_tidied_too(tmp_path, capsys):

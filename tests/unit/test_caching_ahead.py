@@ -1,6 +1,7 @@
 """Pictures are decoded ahead and entries written behind; what is written does not know of it."""
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -89,11 +90,11 @@ def test_the_next_picture_is_decoded_while_one_is_encoded_and_no_more_than_a_few
 
 def test_a_picture_that_went_bad_is_named_and_those_before_it_are_kept(tmp_path):
     items = made(tmp_path)
-    bad = items[3]
+    bad = items[6]
     bad.image_path.write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="not an image"):
         cache(items)
-    assert sorted(entries(items)) == ["0", "1", "2"]
+    assert sorted(entries(items)) == ["0", "3"]
     assert threads() == []
 
 
@@ -106,8 +107,23 @@ def test_who_stops_keeps_what_was_encoded(tmp_path):
 
     with pytest.raises(StoppedByUser):
         cache(items, stopping=stopping)
-    assert sorted(entries(items)) == ["0", "1"]
+    assert sorted(entries(items)) == ["0", "3"]
     assert threads() == []
+
+
+def test_the_largest_pictures_come_first_and_equal_sizes_together(tmp_path):
+    seen = []
+
+    class Seeing(Averaging):
+        def encode(self, pixels):
+            seen.append(tuple(pixels.shape[2:]))
+            return super().encode(pixels)
+
+    items = made(tmp_path)
+    for number, bucket in ((5, Size(64, 64)), (8, Size(16, 16))):
+        items[number] = replace(items[number], bucket=bucket)
+    cache([item for item in items if not item.flip and item.mask_path is None], load=Seeing)
+    assert seen == [(64, 64), *[(48, 32)] * 3, *[(32, 48)] * 2, (16, 16)]
 
 
 def threads():

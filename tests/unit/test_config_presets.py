@@ -7,6 +7,7 @@ from config_toy import PLACE, TOY, load, problems_of, refusal, write
 
 from host.config import load_config, resolved_toml
 from host.placing import placed
+from host.planner import CHOSEN_HERE
 from host.presets import FOLDER, installed_presets
 from host.settings import all_fields, resolved_values
 from host.toml_source import read_toml
@@ -178,11 +179,11 @@ def test_a_preset_acts_as_a_whole_and_says_what_it_is_for(name):
     assert {key for key in keys if config.origins.get(key, f"preset {name}") != f"preset {name}"} == set()
 
 
-def test_no_card_preset_trains_in_half_precision_or_without_checkpointing():
+def test_a_card_preset_trains_in_bf16_and_leaves_to_the_start_where_bytes_lie():
     for name in CARDS:
-        settings = load_config(["--preset", name], prog="train.py", environment={}).settings
-        assert settings.model.mixed_precision == "bf16"
-        assert settings.model.gradient_checkpointing
+        config = load_config(["--preset", name], prog="train.py", environment={})
+        assert config.settings.model.mixed_precision == "bf16"
+        assert {config.origins[free] for free in CHOSEN_HERE} == {"default"}
 
 
 def test_what_a_preset_leaves_open_is_told_at_once():

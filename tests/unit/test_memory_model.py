@@ -22,7 +22,7 @@ from host.memory_model import (
 )
 from host.movers import HostStore
 from host.optimizers import OptimizerSettings
-from host.quantization import FrozenWeight, quantize
+from host.quantization import FP8, FP8_SCALED, INT8, FrozenWeight, quantize
 from host.streaming import Shelf, blocks_to_stream
 
 
@@ -81,14 +81,14 @@ def test_a_pass_without_gradients_holds_one_block():
     assert forward_peak(step((10, 0, 70, 0), (20, 0, 30, 0), around=3)) == 3 + 2 * 10 + 70
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("form", [FP8, FP8_SCALED, INT8], ids=lambda form: form.name)
 @pytest.mark.parametrize("shape", [(6, 128), (6, 100)])
-def test_the_bytes_of_a_frozen_linear_are_those_of_its_parts(shape, scaled):
-    parts = quantize(torch.randn(shape), scaled=scaled).parts
-    precision = Precision(itemsize=2, eight_bit=True, scaled=scaled)
+def test_the_bytes_of_a_frozen_linear_are_those_of_its_parts(shape, form):
+    parts = quantize(torch.randn(shape), form).parts
+    precision = Precision(itemsize=2, form=form)
     assert linear_bytes(shape, precision) == sum(part.nbytes for part in parts)
     assert linear_bytes(shape, Precision(itemsize=2)) == torch.zeros(shape, dtype=torch.bfloat16).nbytes
-    assert widening_bytes(shape, precision) == shape[0] * shape[1] * 2 * (2 if scaled else 1)
+    assert widening_bytes(shape, precision) == shape[0] * shape[1] * 2 * (2 if form.scaled else 1)
     assert widening_bytes(shape, Precision(itemsize=2)) == 0
 
 

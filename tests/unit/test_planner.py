@@ -2,17 +2,20 @@
 
 import itertools
 import time
+import tomllib
 from dataclasses import replace
 
 import pytest
 from flux_headers import AUTOENCODER, CLIP, DEV, T5, header_of
 
 from dataset.buckets import Size
+from host.errors import ProblemsFound
 from host.memory_estimate import DEVICE_ALLOWANCE, HOST_ALLOWANCE, Estimator, Scene
 from host.memory_model import saving_bytes
 from host.memory_settings import MemorySettings, parse_bytes
 from host.model_files import ModelFiles
 from host.planner import Budget, phase_lines, plan_memory, refuse_too_little, suggestion
+from host.presets import FOLDER, installed_presets
 from host.registry import find_architecture
 from host.settings import all_fields, assemble, default_of
 
@@ -254,6 +257,8 @@ WEIGHTS = {
     (("fp8_base", "fp8_scaled"), 25): (11.6, 4.4, 7.4),
     (("fp8_base", "fp8_scaled"), 38): (9.3, 6.7, 11.3),
     (("fp8_base", "fp8_scaled"), 57): (0.6, 15.6, 24.7),
+    (("int8_base",), 0): (15.2, 0.0, 0.0),
+    (("int8_base",), 57): (0.6, 15.1, 23.7),
 }
 
 
@@ -281,5 +286,16 @@ def test_an_amount_of_memory_is_read(text, size):
 
 @pytest.mark.parametrize("text", ["12 apples", "GB", "", "-4GB", "12", "1e3GB"])
 def test_what_is_no_amount_of_memory_is_refused(text):
-    with pytest.raises(ValueError, match='write it as "12GB"'):
+    with pytest.raises(ProblemsFound, match='write it as "12GB"') as found:
         MemorySettings(vram_limit=text)
+    (problem,) = found.value.problems
+    assert (problem.code, problem.setting) == ("E03", "vram_limit")
+    assert MemorySettings(vram_limit=problem.remedy.split('"')[1])
+
+
+@pytest.mark.parametrize(("side", "rank"), [(512, 32), (768, 64), (1024, 16), (1024, 64)])
+@pytest.mark.parametrize("name", [name for name in installed_presets() if name.endswith("gb")])
+def test_a_card_preset_fits_its_card(estimator, name, side, rank):
+    values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    batch, card = values.pop("batch_size"), int(name.removesuffix("gb"))
+    assert planned(estimator, card, side, batch=batch, network_dim=rank, **values).fits

@@ -9,6 +9,7 @@ from streamed_flux import AHEAD, BLOCKS, FLUX, PRECISIONS, counted, load, two_st
 
 from host.memory_model import Precision, linear_bytes
 from host.placement import Skeleton, streamed_units
+from host.prepare import ModelSettings, eight_bit_form
 from host.ring import Direction, Visit
 from musubi_flux_dev.transformer import Flux, FluxParams
 from networks.linears import StoredLinear
@@ -69,12 +70,13 @@ def test_with_many_blocks_any_number_of_them_may_wait_and_no_bit_changes(
 
 def bytes_of_linears(frozen, precision="bf16"):
     """Return the bytes of (the blocks' linears without modulation, the modulation)."""
+    form = eight_bit_form(ModelSettings(**PRECISIONS[precision]))
     sizes = {True: 0, False: 0}
     for path, module in frozen.transformer.named_modules():
         if isinstance(module, StoredLinear):
-            scaled, modulates = precision == "fp8_scaled", "mod" in path
-            coded = precision == "fp8_base" or (scaled and not modulates)
-            kept = Precision(itemsize=2, eight_bit=coded, scaled=scaled)
+            modulates = "mod" in path
+            coded = form is not None and not (form.scaled and modulates)
+            kept = Precision(itemsize=2, form=form if coded else None)
             sizes[modulates] += linear_bytes((module.out_features, module.in_features), kept)
     return sizes[False], sizes[True]
 
