@@ -19,7 +19,7 @@ BIAS = 2.0 ** (127 - 7)
 def decode(codes: Tensor, target: Tensor) -> Tensor:
     """Write the numbers that ``codes`` stand for to ``target``, of the same shape, and return it.
 
-    On the CPU the same as ``target.copy_(codes)``, six times as fast; elsewhere just that.
+    On the CPU the same as ``target.copy_(codes)`` in half the time; elsewhere just that.
     """
     if codes.device.type != "cpu" or not codes.is_contiguous() or not target.is_contiguous():
         return target.copy_(codes)
