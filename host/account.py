@@ -13,7 +13,7 @@ from host.caching import TextEntry
 from host.check import Data, Job
 from host.config import metadata_values
 from host.errors import MachineError
-from host.frozen import copy_of
+from host.frozen import bytes_waiting_on_disk, copy_of
 from host.outputs import OutputSettings
 from host.saving import all_loras
 from host.sizes import (
@@ -27,6 +27,7 @@ from host.sizes import (
 from host.states import find_states
 
 CACHES, RESULTS, SAMPLES, COPY = "caches", "states and LoRAs", "samples", "8-bit copy"
+WAITING = "blocks that wait"
 DATASET_TEXT = 330
 """Letters that each dataset adds to the header of a LoRA."""
 
@@ -122,7 +123,7 @@ def check_space(
     job: Job, texts: Sequence[TextEntry], *, device_type: str, look: Callable[[Path], Volume] = volume_of
 ) -> str:
     """Return the account of a whole job; raises ``MachineError`` when a disk is too small."""
-    caches = cache_needs(job, texts)
+    caches = [*cache_needs(job, texts), *_waiting_needs(job, device_type)]
     results = _Results(job, device_type=device_type)
     output = job.settings.output
 
@@ -142,11 +143,19 @@ def copy_needs(job: Job) -> list[Need]:
     return [Need(what=COPY, folder=copy.folder, size=max(0, copy.size - there))]
 
 
+def _waiting_needs(job: Job, device_type: str) -> list[Need]:
+    if device_type != "cpu" or not job.settings.model.blocks_to_swap:
+        return []
+    folder = job.items[0].latent_cache.parent
+    return [Need(what=WAITING, folder=folder, size=bytes_waiting_on_disk(job))]
+
+
 def has_room_for_copy(job: Job, *, device_type: str, look: Callable[[Path], Volume] = volume_of) -> bool:
     """Whether the weights in 8 bit can be kept beside all that the run will write, its caches being there."""
     if not (copy := copy_needs(job)):
         return True
     needs = [*_Results(job, device_type=device_type).needs(job.settings.output), *copy]
+    needs += _waiting_needs(job, device_type)
     return _fits(needs, {need.folder: look(need.folder) for need in needs})
 
 

@@ -19,7 +19,7 @@ BIAS = 2.0 ** (127 - 7)
 def decode(codes: Tensor, target: Tensor) -> Tensor:
     """Write the numbers that ``codes`` stand for to ``target``, of the same shape, and return it.
 
-    For float8_e4m3fn on the CPU the same as ``target.copy_(codes)``, six times as fast; elsewhere just that.
+    For float8_e4m3fn on the CPU the same as ``target.copy_(codes)`` in half the time; elsewhere just that.
     """
     ours = codes.dtype == torch.float8_e4m3fn and codes.device.type == "cpu"
     if not (ours and codes.is_contiguous() and target.is_contiguous()):

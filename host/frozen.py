@@ -12,6 +12,7 @@ from host.block_inputs import watch_block_inputs
 from host.check import Data
 from host.checkpointing import checkpoint_blocks
 from host.fingerprints import fingerprint_of
+from host.memory_model import Precision, linear_bytes
 from host.placement import Placement, Skeleton, eight_bit_linears, streamed_units
 from host.prepare import ModelSettings, eight_bit_form
 from host.quantization import receipt
@@ -139,6 +140,25 @@ def copy_of(data: Data) -> CopyPlace | None:
         form=form,
         dtype=COMPUTE_DTYPES[model.mixed_precision],
         linears={path: skeleton.linears[path] for path in coded},
+    )
+
+
+def bytes_waiting_on_disk(data: Data) -> int:
+    """Return what the blocks that wait take on disk when the device is the CPU.
+
+    Weights in 8 bit of which there is a copy already wait there.
+    """
+    model, skeleton, copy = data.settings.model, data.files.skeleton(), copy_of(data)
+    form, itemsize = eight_bit_form(model), COMPUTE_DTYPES[model.mixed_precision].itemsize
+    coded = eight_bit_linears(skeleton, form, covered=data.config.architecture.scaled_linears)
+    kept = coded if copy is not None and copy.is_whole() else ()
+    chosen = blocks_to_stream(skeleton.blocks, model.blocks_to_swap)
+    return sum(
+        linear_bytes(
+            skeleton.linears[path], Precision(itemsize=itemsize, form=form if path in coded else None)
+        )
+        for path, block in skeleton.block_linears().items()
+        if block in chosen and path not in kept
     )
 
 

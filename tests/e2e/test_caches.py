@@ -1,6 +1,7 @@
 """Sound cache entries stay, every other one is named and made again; the pictures are only read."""
 
 import os
+import re
 import shutil
 import signal
 from contextlib import nullcontext
@@ -290,9 +291,14 @@ def test_the_second_check_decodes_no_picture(tmp_path, capsys, monkeypatch):
     for program in ("train", "cache_latents", "cache_text_encoder_outputs"):
         assert run(program, job, "--check") == 0
         said = capsys.readouterr().out
-        assert said == first or program != "train"
+        assert without_free_space(said) == without_free_space(first) or program != "train"
     (tmp_path / "cached" / RECORD_NAME).unlink()
     assert run("train", job, "--check") == 1
+
+
+def without_free_space(said):
+    """Others write to the same disk."""
+    return re.sub("[0-9.]+ .B free", "", said)
 
 
 def test_a_picture_that_was_damaged_behind_its_length_and_time_is_named(tmp_path, job, capsys):

@@ -64,7 +64,7 @@ def test_while_caching_latents_the_picture_and_its_bucket_are_named_and_the_othe
     job = write_job(tmp_path)
     monkeypatch.setattr(latent_caching, "_encode", after(2, latent_caching._encode))
     said = refusal(capsys, run(program, job))
-    assert f"while caching latents (picture_2, 80 x 48): {NUMBERS}." in said
+    assert f"while caching latents (picture_4, 64 x 64): {NUMBERS}." in said
     assert "a smaller  resolution" in said
     kept = sorted(path.name for path in (tmp_path / "cached").glob("*toy.safetensors"))
     assert len(kept) == 2

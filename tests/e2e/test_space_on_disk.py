@@ -13,6 +13,7 @@ from host.caching import text_entries
 from host.check import check_job
 from host.config import load_config
 from host.errors import MachineError
+from host.movers import DiskStore
 from host.processes import Processes
 
 UNITS = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -60,6 +61,27 @@ def test_the_estimates_are_within_a_tenth_of_what_a_tiny_job_writes(tmp_path, ca
     assert told["samples"] == pytest.approx(4 * 2.6 * (64 * 64 + 128 * 64), rel=0.01)
     assert len([*tmp_path.glob("out/sample/*.png")]) == 4 * 2
     assert written(tmp_path, "out/sample/*.png") < told["samples"]
+
+
+@pytest.mark.parametrize("precision", [{}, {"fp8_base": True, "fp8_scaled": True}])
+def test_blocks_that_wait_on_disk_are_counted_and_not_twice_where_a_copy_is_kept(
+    tmp_path, capsys, monkeypatch, precision
+):
+    job = write_job(tmp_path, architecture="fd", blocks_to_swap=6, max_train_steps=1, **precision)
+    written_to, add = {}, DiskStore.add
+
+    def count(store, place, start, part):
+        size = part.nbytes if isinstance(part, torch.Tensor) else 0
+        written_to[store] = written_to.get(store, 0) + size
+        return add(store, place, start, part)
+
+    monkeypatch.setattr(DiskStore, "add", count)
+    for _ in range(2):
+        written_to.clear()
+        assert train(job, "--overwrite") == 0
+        told = account_of(capsys.readouterr().out)["blocks that wait"]
+        # The last store is the training's; one before it is that of the comparison with bf16.
+        assert told == pytest.approx(list(written_to.values())[-1], rel=0.01)
 
 
 def test_what_lies_there_already_is_not_counted_again(tmp_path, capsys):
