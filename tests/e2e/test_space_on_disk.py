@@ -80,8 +80,8 @@ def test_blocks_that_wait_on_disk_are_counted_and_not_twice_where_a_copy_is_kept
         written_to.clear()
         assert train(job, "--overwrite") == 0
         told = account_of(capsys.readouterr().out)["blocks that wait"]
-        # The last store is the training's; one before it is that of the comparison with bf16.
-        assert told == pytest.approx(list(written_to.values())[-1], rel=0.01)
+        # In 8 bit the first start compares gradients first: in bf16, then while the copy is made, then it trains.
+        assert told == pytest.approx(list(written_to.values())[-2:][0], rel=0.01)
 
 
 def test_what_lies_there_already_is_not_counted_again(tmp_path, capsys):
