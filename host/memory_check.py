@@ -67,9 +67,12 @@ def fit_to_memory(
 def fit_in_full(job: Job, device: torch.device) -> ModelSettings | None:
     """Return how the transformer is kept where a step of the job fits without 8 bit; None where it does not.
 
-    Where and when bytes move changes no number, so a GPU may swap as many blocks as it must.
+    Where and when bytes move changes no number, so a GPU may swap as many blocks as it must. For the CPU
+    blocks that wait would be written to the disk for this alone, all 23.8 GB of FLUX.1, so none may wait.
     """
     full = replace(job.settings.model, fp8_base=False, fp8_scaled=False, int8_base=False)
+    if device.type == "cpu":
+        full = replace(full, blocks_to_swap=0)
     plan = plan_memory(
         Estimator(job.config.architecture, job.files),
         replace(job.settings, model=full),
