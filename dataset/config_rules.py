@@ -116,6 +116,8 @@ SHARED_RULES: Mapping[str, Rule] = {
     "masked_loss": _yes_or_no,
     "missing_mask": _text,
     "unmasked_weight": _share,
+    "validation_split": _share,
+    "validation_seed": _whole_or_zero,
 }
 """Allowed under ``[general]`` and ``[[datasets]]``."""
 
@@ -171,6 +173,8 @@ _EXAMPLES: Mapping[str, str] = {
     "masked_loss": "true",
     "missing_mask": '"whole_image"',
     "unmasked_weight": "0.1",
+    "validation_split": "0.1",
+    "validation_seed": "42",
     "mask_directory": '"masks"',
     "exclude": '["blurred.png"]',
     "is_reg": "true",

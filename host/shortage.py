@@ -12,6 +12,7 @@ REMEDIES = {
     "caching latents": "Write a smaller  resolution , or cache with  --device cpu",
     "caching texts": "Cache the captions first with their own program and  --device cpu",
     "loading": "Write  fp8_base = true  and  fp8_scaled = true , or a larger  blocks_to_swap",
+    "validating": "Write  validation_budget = 0 , or what helps training: a larger  blocks_to_swap",
     "training": "Write a larger  blocks_to_swap , or  gradient_checkpointing = true , or  batch_size = 1",
 }
 """Phase -> what makes it smaller."""

@@ -35,6 +35,8 @@ from host.saving import LoraSaver
 from host.schedulers import learning_rate_factor
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
+from host.validation_observer import ValidationObserver
+from host.validation_start import make_validation_observer, make_validator, validation_of
 from networks.linears import linears_of
 from networks.lora import Adapter
 
@@ -117,11 +119,14 @@ def run_training(
     observers: list[Callable[[StepReport], None]] = [watch]
     if training.processes.is_main:
         observers.append(_save_observer(training))
+    validation = _validation_observer(training, watch, first_step=first_step)
+    observers.append(validation)
     if sample is not None:
         observers.append(sample)
     began = time.monotonic()
     try:
         with watch.refreshing():
+            validation.begin(first_step, epoch=_epoch_after(training, first_step))
             done = fit(
                 _loop(training), first_step=first_step, observers=observers, stopping=training.stopping
             )
@@ -129,9 +134,12 @@ def run_training(
         raise _went_wrong(training, error) from error
     finally:
         watch.close()
+        validation.close()
     if watch.losses:
         text = f"{done - first_step} steps in {time.monotonic() - began:.0f} s, loss {watch.average():.4f}"
         training.screen.say("train", text)
+    if done == job.plan.total_steps:
+        validation.end()
     if sample is not None and done == job.plan.total_steps:
         sample.make(done)
     return done
@@ -157,6 +165,11 @@ def prune_states(output: OutputSettings) -> None:
         remove_all(find_states(output.output_dir, output.output_name)[:-keep])
 
 
+def _epoch_after(training: Training, step: int) -> int:
+    """Return the epoch, counted from 1, of the last of ``step`` steps."""
+    return training.job.plan.step(max(step - 1, 0)).epoch + 1
+
+
 def _fields(progress: Progress) -> dict:
     return {name: getattr(progress, name) for name in progress.__slots__}
 
@@ -171,17 +184,22 @@ def _restore(training: Training, start: Start) -> int:
     return state.progress.step
 
 
-def _loop(training: Training) -> Loop:
-    job, settings = training.job, training.job.settings
-    objective = Objective(
+def _objective(training: Training) -> Objective:
+    job = training.job
+    return Objective(
         architecture=job.config.architecture,
         variant=job.files.variant,
         transformer=training.frozen.transformer,
         adapter=training.adapter,
-        noise=settings.noise,
-        fit=settings.fit,
+        noise=job.settings.noise,
+        fit=job.settings.fit,
     )
-    load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
+
+
+def _loop(training: Training) -> Loop:
+    job, settings = training.job, training.job.settings
+    objective = _objective(training)
+    load = batch_loader(job.trained, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:
         training.frozen.streamer.timed = partial(clock.inside, "copies")
@@ -222,6 +240,8 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         else []
     )
 
+    validation = validation_of(job)
+
     def due_after(step: int) -> list[tuple[str, int]]:
         sample, epoch, total = job.settings.sample, job.plan.steps_per_epoch, job.plan.total_steps
         due = [("save", output.save_every_n_steps, 1), ("save", output.save_every_n_epochs, epoch)]
@@ -230,10 +250,11 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
                 ("sample", sample.sample_every_n_steps, 1),
                 ("sample", sample.sample_every_n_epochs, epoch),
             ]
+        rounds = sum(due > step for due in validation.steps)
         left = [
             (kind, total // (every * unit) - step // (every * unit)) for kind, every, unit in due if every
         ]
-        return [*left, ("save", 1), ("sample", 1)]
+        return [*left, ("validation", rounds), ("save", 1), ("sample", 1)]
 
     return ProgressObserver(
         screen=training.screen,
@@ -249,6 +270,23 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
             optimizer=training.optimizer,
             device=training.processes.device,
         ),
+    )
+
+
+def _validation_observer(
+    training: Training, watch: ProgressObserver, *, first_step: int
+) -> ValidationObserver:
+    job = training.job
+    plan = validation_of(job)
+    validator = make_validator(
+        job,
+        plan,
+        objective=_objective(training),
+        processes=training.processes,
+        stopping=training.stopping,
+    )
+    return make_validation_observer(
+        job, plan, validator=validator, watch=watch, saver=training.saver, first_step=first_step
     )
 
 
