@@ -77,11 +77,12 @@ class Validator:
     @torch.no_grad()
     def losses(
         self, *, strength: float = 1.0, others_captions: bool = False
-    ) -> Float[Tensor, "pictures levels"] | None:
-        """Return the mean square error of the velocity of each picture at each level; None when stopped.
+    ) -> Float[Tensor, "pictures levels"]:
+        """Return the mean square error of the velocity of each picture at each level.
 
         It is the plain square, whatever loss is trained, weighted by the mask where there is one. Every
-        process takes its share of the pictures, and all of them get the same numbers.
+        process takes its share of the pictures, and all of them get the same numbers. Raises
+        ``ValidationStopped`` in all of them when one was asked to stop.
 
         Args:
             strength: Of the adapter; 0 is the base model.
@@ -95,7 +96,7 @@ class Validator:
             self.objective.adapter.set_strength(1.0)
 
     @torch.no_grad()
-    def blind_losses(self) -> Float[Tensor, "pictures levels"] | None:
+    def blind_losses(self) -> Float[Tensor, "pictures levels"]:
         """Return what ``blind_velocity`` would have for its losses at the same points."""
 
         def blind(point: _Point) -> Tensor:
@@ -110,7 +111,7 @@ class Validator:
 
     def _measured(
         self, velocity: Callable[[_Point], Tensor], *, others_captions: bool = False
-    ) -> Float[Tensor, "pictures levels"] | None:
+    ) -> Float[Tensor, "pictures levels"]:
         device = self.processes.device
         found = torch.zeros(len(self.items), LEVELS, device=device)
         stopped = torch.zeros((), device=device)
@@ -121,7 +122,9 @@ class Validator:
             mask = None if point.batch.mask is None else point.batch.mask.to(device)
             found[point.picture, point.level] = sample_losses(velocity(point), point.target, mask=mask)[0]
         self.processes.add_up([found, stopped])
-        return None if stopped.item() else found.cpu()
+        if stopped.item():
+            raise ValidationStopped
+        return found.cpu()
 
     def _points(self, *, others_captions: bool) -> Iterator[_Point]:
         device = self.processes.device
@@ -168,6 +171,10 @@ class Validator:
         side = self.objective.architecture.pixels_per_latent
         shift = self.objective.shift(item.bucket.height // side, item.bucket.width // side)
         return stratified_sigmas(self.objective.noise, shift=shift)
+
+
+class ValidationStopped(Exception):  # noqa: N818 - the user asked for it
+    """The run is being stopped; the round was given up, and is made when the run is resumed."""
 
 
 def first_text(item: Item) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from host.eta import Estimate
 from host.fit import StepReport
 from host.logs import JsonLines, Screen, Tracker
 from host.shortage import during
-from host.validation import Validator, first_text
+from host.validation import ValidationStopped, Validator, first_text
 from host.validation_plan import ValidationPlan
 from host.validation_record import Round, line_of, make_round
 from host.verdict import FEWEST, base_warnings, caption_warning, curve_of, difference, verdict
@@ -38,15 +39,17 @@ class ValidationObserver:
         """Measure the base model, and the step that is resumed from, unless an earlier start did."""
         if not self.plan.items:
             return
-        if self._is_missing(0):
-            self._base()
-        if first_step and self.plan.is_due(first_step) and self._is_missing(first_step):
-            self._round(first_step, epoch)
+        with suppress(ValidationStopped):
+            if self._is_missing(0):
+                self._base()
+            if first_step and self.plan.is_due(first_step) and self._is_missing(first_step):
+                self._round(first_step, epoch)
 
     def __call__(self, report: StepReport) -> None:
-        """Validate when this step asks for it."""
+        """Validate when this step asks for it; a round that is given up is made when the run is resumed."""
         if self.plan.is_due(report.step):
-            self._round(report.step, report.epoch)
+            with suppress(ValidationStopped):
+                self._round(report.step, report.epoch)
 
     def end(self) -> None:
         """Say what the curve says."""
@@ -64,26 +67,18 @@ class ValidationObserver:
         return processes.any(processes.is_main and all(one.step != step for one in self.rounds))
 
     def _base(self) -> None:
-        found = self._measure(0, strength=0.0)
-        if found is None:
-            return
-        blind = self.validator.blind_losses()
-        if blind is None:
-            return
-        losses, one = found
-        warnings = base_warnings(losses, blind, self.validator.sigmas())
+        losses = self._measure(strength=0.0)
+        warnings = base_warnings(losses, self.validator.blind_losses(), self.validator.sigmas())
+        one = self._as_round(0, losses)
         if self._compares_captions():
-            others = self._measure(0, strength=0.0, others_captions=True)
-            warnings += caption_warning(one, others[1]) if others else []
+            others = self._measure(strength=0.0, others_captions=True)
+            warnings += caption_warning(one, self._as_round(0, others))
         self._note(one)
         for line in warnings:
             self.screen.say("warning", line)
 
     def _round(self, step: int, epoch: int) -> None:
-        found = self._measure(step)
-        if found is None:
-            return
-        _, one = found
+        one = self._as_round(step, self._measure())
         # First the file, then the line: what is killed in between is measured again.
         if self.keep is not None and one.held_out and self._is_best(one):
             self.keep(step, epoch)
@@ -91,16 +86,16 @@ class ValidationObserver:
         self._note(one)
 
     def _measure(
-        self, step: int, *, strength: float = 1.0, others_captions: bool = False
-    ) -> tuple[Float[Tensor, "pictures levels"], Round] | None:
+        self, *, strength: float = 1.0, others_captions: bool = False
+    ) -> Float[Tensor, "pictures levels"]:
         began = time.perf_counter()
         with during("validating"), self.screen.alive("validating"):
             losses = self.validator.losses(strength=strength, others_captions=others_captions)
-        if losses is None:
-            return None
         self.estimate.event_took(time.perf_counter() - began, kind="validation")
-        items, sigmas = self.validator.items, self.validator.sigmas()
-        return losses, make_round(step, items=items, losses=losses, sigmas=sigmas)
+        return losses
+
+    def _as_round(self, step: int, losses: Float[Tensor, "pictures levels"]) -> Round:
+        return make_round(step, items=self.validator.items, losses=losses, sigmas=self.validator.sigmas())
 
     def _compares_captions(self) -> bool:
         items = self.validator.items

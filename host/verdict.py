@@ -25,6 +25,9 @@ KNOWN_BY_HEART = 0.01
 there is nothing in the latents."""
 
 
+CHECK = "Check dit, vae, guidance_scale and the pictures: training on this learns little"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """How much higher one round is than another."""
@@ -91,17 +94,20 @@ def base_warnings(
     that is wired up knows pictures, and beats it at every level. One that is given a reversed sigma, other
     packing or latents of another scale does worse than a guess that at least has sigma right.
     """
-    warnings = []
+    too_high, too_low = list[str](), list[str]()
     for level, sigma in enumerate(sigmas.mean(0).tolist()):
         model, guess = losses[:, level].mean().item(), blind[:, level].mean().item()
-        said = f"step 0, sigma {sigma:.2f}: the base model's loss is {model:.3f}, "
+        said = f"{model:.3f} against {guess:.3f} at sigma {sigma:.2f}"
         if not model < guess:
-            warnings.append(f"{said}no better than {guess:.3f} of a guess that knows nothing of pictures")
+            too_high.append(said)
         elif model < KNOWN_BY_HEART * guess:
-            warnings.append(f"{said}too good to be true: a guess that knows nothing has {guess:.3f}")
-    if warnings:
-        warnings.append("check dit, vae, guidance_scale and the pictures: training on this learns little")
-    return warnings
+            too_low.append(said)
+    return [
+        f"step 0: the base model's loss is {judged} that of a guess that knows nothing of pictures: "
+        f"{', '.join(levels)}. {CHECK}"
+        for judged, levels in (("no better than", too_high), ("too good to be true beside", too_low))
+        if levels
+    ]
 
 
 def caption_warning(own: Round, others: Round) -> list[str]:
