@@ -63,6 +63,7 @@ def caption_faults(tables: Sequence[CaptionTable]) -> Iterator[Problem]:
                 )
         yield from _too_few_or_many(table)
         yield from _same_separators(table)
+        yield from _trigger_with_separator(table)
 
 
 def _too_few_or_many(table: CaptionTable) -> Iterator[Problem]:
@@ -73,6 +74,18 @@ def _too_few_or_many(table: CaptionTable) -> Iterator[Problem]:
             code="E03",
             what=f"caption_variants = {count} in {table.address('caption_variants')} {why}.",
             remedy="Write  caption_variants = 10",
+        )
+
+
+def _trigger_with_separator(table: CaptionTable) -> Iterator[Problem]:
+    trigger, separator = table.values.get("trigger_word"), table.values.get("caption_separator", ",")
+    bare = trigger.strip(f"{separator} ") if trigger else trigger
+    if bare != trigger:
+        yield Problem(
+            code="E03",
+            what=f'trigger_word = "{trigger}" in {table.address("trigger_word")} begins or ends with'
+            f' "{separator}", which is put after it anyway.',
+            remedy=f'Write  trigger_word = "{bare or "ohwx"}"',
         )
 
 

@@ -2,14 +2,14 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from dataset.caption_variants import CaptionRules
 from dataset.folders import counted
+from dataset.idle_rules import idle_rule_notes
 from dataset.problems import name_some
-from dataset.tags import split_tags
 from dataset.trigger import has_trigger
 
 Captions = Mapping[str, Sequence[str]]
@@ -24,7 +24,11 @@ _PLAIN_WORD_LIST = (
 _PLAIN_WORDS = frozenset(_PLAIN_WORD_LIST.split())
 """English words that say nothing about a picture."""
 
-_OTHER_SEPARATORS = ("\uff0c", "\u3001", "\u060c", ";", "|", "\n", ",")
+_UNSEEN = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
+"""Unicode's categories of characters that show nothing."""
+
+_NEVER_MEANT = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufeff]")
+"""Control characters, the zero-width space, the byte order mark; not the joiners of scripts."""
 
 _SPOILED_BY = (("cp1252", r"[^\x00-\x7f]", 1), ("cp1251", r"[\u0400-\u04ff]", 2))
 """Code page, what UTF-8 read in it really was, and how many such characters prove it."""
@@ -32,8 +36,13 @@ _SPOILED_BY = (("cp1252", r"[^\x00-\x7f]", 1), ("cp1251", r"[\u0400-\u04ff]", 2)
 
 def caption_notes(captions: Captions, rules: CaptionRules) -> list[str]:
     """Return one note for each kind of finding, with names and one thing to do."""
-    finders = (_trigger, _alike, _shared_words, _file_names, _spoiled, _separators)
-    return [note for find in finders for note in find(captions, rules)]
+    finders = (_trigger, _alike, _shared_words, _file_names, _spoiled, _invisible)
+    return [note for find in finders for note in find(captions, rules)] + idle_rule_notes(captions, rules)
+
+
+def is_visible(text: str) -> bool:
+    """Return whether ``text`` holds anything that one sees, besides spaces and control characters."""
+    return any(unicodedata.category(letter) not in _UNSEEN for letter in text)
 
 
 def _trigger(captions: Captions, rules: CaptionRules) -> Iterator[str]:
@@ -128,6 +137,19 @@ def _spoiled(captions: Captions, rules: CaptionRules) -> Iterator[str]:
         )
 
 
+def _invisible(captions: Captions, rules: CaptionRules) -> Iterator[str]:
+    found = {
+        name: next((letter for text in written for letter in _NEVER_MEANT.findall(text)), None)
+        for name, written in captions.items()
+    }
+    names = [f"{name} (U+{ord(letter):04X})" for name, letter in found.items() if letter]
+    if names:
+        yield (
+            f"{counted(len(names), 'caption')} with characters that one does not see: {name_some(names)};"
+            " remove them: the encoders read them"
+        )
+
+
 def _spoiled_word(text: str) -> str | None:
     """Return the first word that was UTF-8 and was read in an old code page, and what it was."""
     for word in text.split():
@@ -143,25 +165,3 @@ def _spoiled_word(text: str) -> str | None:
             if len(re.findall(wanted, was)) >= least:
                 return f'"{word}" was "{was}"'
     return None
-
-
-def _separators(captions: Captions, rules: CaptionRules) -> Iterator[str]:
-    """Captions in which shuffling finds nothing to shuffle, since their tags are separated otherwise."""
-    if not rules.moves_tags:
-        return
-    whole = {name: text for name, written in captions.items() for text in written if _is_one_tag(text, rules)}
-    others = Counter(mark for text in whole.values() for mark in _OTHER_SEPARATORS if mark in text)
-    if not others:
-        return
-    mark, _ = others.most_common(1)[0]
-    names = [name for name, text in whole.items() if mark in text]
-    shown = "\\n" if mark == "\n" else mark
-    yield (
-        f'{counted(len(names), "caption")} without "{rules.caption_separator}" but with "{shown}":'
-        f' {name_some(names)}; if it separates tags, set  caption_separator = "{shown}"'
-    )
-
-
-def _is_one_tag(text: str, rules: CaptionRules) -> bool:
-    tags = split_tags(text, separator=rules.caption_separator, keep_separator=rules.keep_tokens_separator)
-    return len(tags.front + tags.flexible + tags.tail) == 1

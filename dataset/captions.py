@@ -1,6 +1,7 @@
 """Caption files: one text per picture, or one JSON line per picture."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from dataset.problems import Problem, ProblemsFound, name_some
 
 OTHER_EXTENSIONS = frozenset((".txt", ".caption", ".captions", ".cap", ".text", ".tags", ".prompt", ".md"))
 """Extensions that captions are found under; offered by name, never read unasked."""
+
+MOST_LINES = 20
+"""Bad lines that are told one by one."""
+
+_FORM = 'Write one line per picture:  {"image_path": "photos/a.png", "caption": "a photo of a cat"}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,28 @@ def read_caption(path: Path) -> str:
     Inner line breaks stay. Raises ``ValueError`` with the reason, without the name, when the file is
     not UTF-8.
     """
-    return _as_text(path.read_bytes()).strip()
+    return read_text(path).strip()
+
+
+def read_text(path: Path) -> str:
+    """Return a whole file of UTF-8 without its byte order mark; raises ``ValueError`` as ``read_caption``."""
+    return _as_text(path.read_bytes())
+
+
+def read_json(text: str) -> Any:
+    """Return what ``text`` says as JSON; raises ``ValueError``, also for a word that stands there twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    words = Counter(word for word, _ in pairs)
+    twice = [f'"{word}"' for word, count in words.items() if count > 1]
+    if twice:
+        raise ValueError(f"holds {name_some(twice)} more than once")
+    return dict(pairs)
 
 
 def read_lines(path: Path) -> Lines:
@@ -55,9 +82,11 @@ def read_lines(path: Path) -> Lines:
     current folder, as in musubi-tuner.
     """
     try:
-        text = _as_text(path.read_bytes())
+        text = read_text(path)
     except ValueError as error:
         raise ProblemsFound([_not_text(path, str(error))]) from error
+    if text.lstrip().startswith("["):
+        raise ProblemsFound([_one_list(path)])
     found: list[Line] = []
     problems: list[Problem] = []
     unused: set[str] = set()
@@ -79,15 +108,12 @@ def read_lines(path: Path) -> Lines:
         )
         unused |= record.keys() - {"image_path", "caption"}
     if problems:
-        raise ProblemsFound(problems)
+        raise ProblemsFound([*problems[:MOST_LINES], *_more_lines(path, len(problems) - MOST_LINES)])
     return Lines(lines=tuple(found), unused=tuple(sorted(unused)))
 
 
 def _record(line: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"is not JSON ({error})") from error
+    record = read_json(line)
     if not isinstance(record, dict):
         raise ValueError("is not a JSON object")
     several = sorted(name for name in record if name.startswith(("control_path", "image_path_")))
@@ -96,6 +122,8 @@ def _record(line: str) -> Mapping[str, Any]:
     path = record.get("image_path")
     if not isinstance(path, str) or not path:
         raise ValueError('names no picture: "image_path" is missing or not a text')
+    if any(character < " " for character in path):
+        raise ValueError(f'has a control character in its "image_path": {json.dumps(path)}')
     _alternatives(record.get("caption"))
     return record
 
@@ -135,8 +163,17 @@ def _not_text(path: Path, why: str) -> Problem:
 
 
 def _bad_line(path: Path, *, number: int, why: str) -> Problem:
-    return Problem(
-        code="E09",
-        what=f"{path}, line {number} {why}.",
-        remedy='Write one line per picture:  {"image_path": "photos/a.png", "caption": "a photo of a cat"}',
-    )
+    remedy = r"In paths write  /  or  \\  for each backslash." if "escape" in why else _FORM
+    return Problem(code="E09", what=f"{path}, line {number} {why}.", remedy=remedy)
+
+
+def _more_lines(path: Path, count: int) -> list[Problem]:
+    if count < 1:
+        return []
+    what = f"{path}: {count} more of its lines cannot be read."
+    return [Problem(code="E09", what=what, remedy="Correct those above first: the cause may be the same.")]
+
+
+def _one_list(path: Path) -> Problem:
+    what = f"{path} is one JSON list, where each picture is to have a line of its own."
+    return Problem(code="E09", what=what, remedy=f"{_FORM}  (no brackets around, no comma after a line)")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +175,7 @@ def _configs(table: Table, *, accepted: tuple[str, ...]) -> list[DatasetConfig]:
     values = table.values
     names = {field.name for field in dataclasses.fields(DatasetConfig)}
     fields = {key: value for key, value in values.items() if key in names}
-    fields |= {key: Path(values[key]) for key in _PATH_KEYS if key in values}
+    fields |= {key: Path(os.path.expanduser(values[key])) for key in _PATH_KEYS if key in values}
     fields["captions"] = CaptionRules(**{key: values[key] for key in _CAPTION_KEYS if key in values})
     fields["exclude"] = tuple(values.get("exclude", ()))
     fields["accepted"] = accepted

@@ -9,6 +9,23 @@ import voluptuous as vol
 from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS, accepted_keys
 from dataset.problems import Problem
 from dataset.spelling import nearest
+from dataset.value_rules import (
+    MEANT,
+    Rule,
+    as_toml,
+    caption_extension,
+    path,
+    repeats,
+    resolution,
+    resolutions,
+    separator,
+    share,
+    text,
+    texts,
+    whole,
+    whole_or_zero,
+    yes_or_no,
+)
 
 Where = Callable[[str, int | None], str]
 """(key, index of the dataset or None for [general]) -> its address, such as ``data.toml, line 7``.
@@ -17,123 +34,54 @@ Each of sd-scripts' subsets is a dataset of its own here, and a key may stand th
 Also asked for keys that are absent, and for ``datasets`` itself; then any address near is good.
 """
 
-Rule = Callable[[object], object]
-
-
-def _whole(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise vol.Invalid("is not a whole number of at least 1")
-    return value
-
-
-def _yes_or_no(value: object) -> object:
-    if not isinstance(value, bool):
-        raise vol.Invalid("is neither true nor false")
-    return value
-
-
-def _text(value: object) -> object:
-    if not isinstance(value, str):
-        raise vol.Invalid("is not a text in quotes")
-    if not value.strip():
-        raise vol.Invalid("is an empty text")
-    if value != value.strip():
-        raise vol.Invalid("begins or ends with a space")
-    return value
-
-
-def _resolution(value: object) -> object:
-    sides = value if isinstance(value, list) else [value]
-    if len(sides) != 2 and isinstance(value, list):
-        raise vol.Invalid("is neither a whole number nor [width, height]")
-    for side in sides:
-        _whole(side)
-    return value
-
-
-def _resolutions(value: object) -> object:
-    if not isinstance(value, list) or not value:
-        raise vol.Invalid("is not a list of sizes")
-    for entry in value:
-        _resolution(entry)
-    sizes = [entry if isinstance(entry, list) else [entry, entry] for entry in value]
-    if any(size in sizes[:at] for at, size in enumerate(sizes)):
-        raise vol.Invalid("names a size twice")
-    return value
-
-
-def _whole_or_zero(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise vol.Invalid("is not a whole number of at least 0")
-    return value
-
-
-def _share(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise vol.Invalid("is not a number from 0 to 1")
-    return value
-
-
-def _texts(value: object) -> object:
-    if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
-        raise vol.Invalid("is not a list of texts")
-    return value
-
-
-def _separator(value: object) -> object:
-    if not isinstance(value, str) or not value:
-        raise vol.Invalid("is not a text of at least one letter")
-    return value
-
-
 SHARED_RULES: Mapping[str, Rule] = {
-    "resolution": _resolution,
-    "resolutions": _resolutions,
-    "caption_extension": _text,
-    "missing_caption": _text,
-    "batch_size": _whole,
-    "num_repeats": _whole,
-    "enable_bucket": _yes_or_no,
-    "bucket_no_upscale": _yes_or_no,
-    "recursive": _yes_or_no,
-    "skip_unreadable": _yes_or_no,
-    "trigger_word": _text,
-    "shuffle_caption": _yes_or_no,
-    "caption_separator": _separator,
-    "secondary_separator": _separator,
-    "keep_tokens": _whole_or_zero,
-    "keep_tokens_separator": _separator,
-    "enable_wildcard": _yes_or_no,
-    "caption_prefix": _text,
-    "caption_suffix": _text,
-    "caption_dropout_rate": _share,
-    "caption_dropout_every_n_epochs": _whole_or_zero,
-    "caption_tag_dropout_rate": _share,
-    "caption_variants": _whole,
-    "flip_aug": _yes_or_no,
-    "alpha_mask": _yes_or_no,
-    "mask_suffix": _text,
-    "masked_loss": _yes_or_no,
-    "missing_mask": _text,
-    "unmasked_weight": _share,
-    "validation_split": _share,
-    "validation_seed": _whole_or_zero,
+    "resolution": resolution,
+    "resolutions": resolutions,
+    "caption_extension": caption_extension,
+    "missing_caption": text,
+    "batch_size": whole,
+    "num_repeats": repeats,
+    "enable_bucket": yes_or_no,
+    "bucket_no_upscale": yes_or_no,
+    "recursive": yes_or_no,
+    "skip_unreadable": yes_or_no,
+    "trigger_word": text,
+    "shuffle_caption": yes_or_no,
+    "caption_separator": separator,
+    "secondary_separator": separator,
+    "keep_tokens": whole_or_zero,
+    "keep_tokens_separator": separator,
+    "enable_wildcard": yes_or_no,
+    "caption_prefix": text,
+    "caption_suffix": text,
+    "caption_dropout_rate": share,
+    "caption_dropout_every_n_epochs": whole_or_zero,
+    "caption_tag_dropout_rate": share,
+    "caption_variants": whole,
+    "flip_aug": yes_or_no,
+    "alpha_mask": yes_or_no,
+    "mask_suffix": text,
+    "masked_loss": yes_or_no,
+    "missing_mask": text,
+    "unmasked_weight": share,
+    "validation_split": share,
+    "validation_seed": whole_or_zero,
 }
 """Allowed under ``[general]`` and ``[[datasets]]``."""
 
 OWN_RULES: Mapping[str, Rule] = {
-    "image_directory": _text,
-    "image_jsonl_file": _text,
-    "metadata_file": _text,
-    "caption_directory": _text,
-    "cache_directory": _text,
-    "mask_directory": _text,
-    "exclude": _texts,
-    "is_reg": _yes_or_no,
+    "image_directory": path,
+    "image_jsonl_file": path,
+    "metadata_file": path,
+    "caption_directory": path,
+    "cache_directory": path,
+    "mask_directory": path,
+    "exclude": texts,
+    "is_reg": yes_or_no,
 }
 """Allowed under ``[[datasets]]`` only."""
 
-_BUCKET_RULES = dict.fromkeys(BUCKET_WORDS, _whole)
+_BUCKET_RULES = dict.fromkeys(BUCKET_WORDS, whole)
 _ALIAS_RULES = {alias: {**SHARED_RULES, **OWN_RULES}[name] for alias, name in ALIASES.items()}
 _GENERAL = vol.Schema({**SHARED_RULES, **_BUCKET_RULES, "class_tokens": _ALIAS_RULES["class_tokens"]})
 _DATASET = vol.Schema({**SHARED_RULES, **OWN_RULES, **_BUCKET_RULES, **_ALIAS_RULES})
@@ -238,24 +186,5 @@ def _fault(key: str, value: object, *, why: str, in_general: bool, address: str)
 
 def _suggestion(key: str, value: object, *, rule: Rule) -> str:
     """Return what the user most likely meant, else an example."""
-    word = value.strip() if isinstance(value, str) else ""
-    if rule is _text and word:
-        return as_toml(word)
-    if rule is _yes_or_no and word.lower() in ("true", "false"):
-        return f"{word.lower()}   (no quotes)"
-    if rule in (_whole, _resolution) and word.isdecimal() and int(word):
-        return f"{int(word)}   (no quotes)"
-    return _EXAMPLES[ALIASES.get(key, key)]
-
-
-def as_toml(value: object) -> str:
-    """Return ``value`` as it would stand in the file."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(as_toml(part) for part in value)}]"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, str):
-        return f"'{value}'" if "\\" in value else f'"{value}"'
-    return str(value)
+    meant = MEANT.get(rule)
+    return (meant(value) if meant else None) or _EXAMPLES[ALIASES.get(key, key)]

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataset.buckets import Size, enumerate_buckets
-from dataset.config_rules import Where, as_toml, nearest_key, table_faults
+from dataset.config_rules import Where, nearest_key, table_faults
 from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS, accepted_keys
 from dataset.holding_out import idle_split
 from dataset.mask_rules import SOURCES, sources_in
 from dataset.problems import Problem
+from dataset.value_rules import as_toml
 
 DEFAULT_EXTENSION = ".txt"
 DEFAULT_RESOLUTION = Size(1024, 1024)

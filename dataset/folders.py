@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataset.kinds import is_picture
 from dataset.problems import Problem, name_some
+from dataset.spelling import nearest
 
 _NEVER_PICTURES = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 """Names that operating systems and archives leave behind; treated like hidden files."""
@@ -59,12 +60,50 @@ def no_folder(path: Path, *, key: str = "image_directory") -> Problem:
     there = path.parent
     while not there.exists() and there != there.parent:
         there = there.parent
-    what = "is a file, not a folder" if path.exists() else "does not exist"
+    if path.exists():
+        lists = {".jsonl": "image_jsonl_file", ".json": "metadata_file"}.get(path.suffix.lower())
+        return Problem(
+            code="E06",
+            what=f"The picture folder {path} is a file, not a folder (looked from {Path.cwd()}).",
+            remedy=f'For a list of pictures write  {lists} = "{path.as_posix()}"  instead of {key}.'
+            if lists
+            else f'Write the folder that it lies in:  {key} = "{path.parent.as_posix()}"',
+        )
+    meant = _folder_meant(path, there)
     return Problem(
         code="E06",
-        what=f"The picture folder {path} {what} (looked from {Path.cwd()}; {there.absolute()} exists).",
-        remedy=f"Correct {key}. Relative paths are seen from the folder the program is started in.",
+        what=f"The picture folder {path} does not exist (looked from {Path.cwd()};"
+        f" {there.absolute()} exists).",
+        remedy=f'Write  {key} = "{meant}"'
+        if meant
+        else f"Correct {key}. Relative paths are seen from the folder the program is started in.",
     )
+
+
+def no_cache_folder(path: Path) -> Problem | None:
+    """Return the problem of a cache directory that cannot be made; None when it can."""
+    there = next(place for place in [path, *path.absolute().parents] if place.exists())
+    if there.is_dir():
+        return None
+    return Problem(
+        code="E05",
+        what=f"The cache_directory {path} cannot be a folder: {there} is a file.",
+        remedy="Correct cache_directory, or move that file.",
+    )
+
+
+def _folder_meant(path: Path, there: Path) -> str | None:
+    """Return the folder that a path which leads nowhere was most likely meant to be."""
+    text = str(path)
+    spellings = (text.replace("\\", "/"), text.strip("\"'"), os.path.expandvars(text))
+    for other in spellings:
+        if other != text and Path(other).is_dir():
+            return Path(other).as_posix()
+    if path.parent != there:
+        return None
+    names = [entry.name for entry in os.scandir(there) if entry.is_dir()] if there.is_dir() else []
+    close = nearest(path.name, names)
+    return (there / close[0]).as_posix() if close else None
 
 
 def unreadable_folder(path: Path, error: OSError) -> Problem:
@@ -131,8 +170,11 @@ def _lines_of_each(path: Path, inner: Mapping[str, int]) -> Iterator[str]:
 
 def captions_beside(pictures: Path, extension: str) -> Path | None:
     """Return the folder of captions that lies beside the folder ``pictures``, if there is one."""
-    for name in _PARTS["caption_directory"]:
-        folder = pictures.parent / name
-        if folder != pictures and folder.is_dir() and any(folder.rglob(f"*{extension}")):
-            return folder
-    return None
+    beside = folders_beside(pictures, "caption_directory")
+    return next((folder for folder in beside if any(folder.rglob(f"*{extension}"))), None)
+
+
+def folders_beside(pictures: Path, key: str) -> list[Path]:
+    """Return the folders beside the folder ``pictures`` that are called as those of ``key`` usually are."""
+    folders = [pictures.parent / name for name in _PARTS[key]]
+    return [folder for folder in folders if folder != pictures and folder.is_dir()]

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset.caption_lint import caption_notes
+from dataset.caption_lint import caption_notes, is_visible
 from dataset.caption_variants import MOST_TEXTS, CaptionText, caption_texts, separate_captions
 from dataset.captions import OTHER_EXTENSIONS
 from dataset.config import DatasetConfig
 from dataset.folders import captions_beside, counted
 from dataset.problems import Problem, name_some
+from dataset.unused_masks import unused_masks
 from dataset.wildcards import has_stray_brace
 
 
@@ -27,8 +28,15 @@ class Source:
     """As they were written, each without space at either end; a picture with a problem has none."""
     texts: dict[Path, tuple[CaptionText, ...]] = field(default_factory=dict)
     """What each caption may become."""
+    unread: tuple[str, ...] = ()
+    """Fields of a picture list that nobody reads; one of them may be a slip."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether each caption is a file of its own, not a field of a picture list."""
+        return self.config.image_directory is not None and self.config.metadata_file is None
 
     def name(self, path: Path) -> str:
         """Return the shortest name of a picture that is still clear: relative to the dataset's folder."""
@@ -50,7 +58,7 @@ class Source:
 def settle(source: Source, written: Mapping[Path, Sequence[str] | None]) -> None:
     """Store every caption, or what stands in for it, and its texts, or say what is wrong."""
     kept = {
-        picture: tuple(text.strip() for text in texts if text.strip())
+        picture: tuple(text.strip() for text in texts if is_visible(text))
         for picture, texts in written.items()
         if texts is not None
     }
@@ -143,9 +151,14 @@ def _find_texts(source: Source) -> None:
 def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     config = source.config
     names = [source.name(picture) for picture in absent]
-    kind = f" ({config.caption_extension})" if config.image_directory else ""
+    kind = f" ({config.caption_extension})" if source.reads_files else ""
+    list_file = config.metadata_file or config.image_jsonl_file
+    unread = [f'"{field}"' for field in source.unread]
     remedy = [
+        *([f'{list_file} holds {name_some(unread)}; what is read is called  "caption".'] if unread else []),
         *_captions_apart(config),
+        *_named_after_file(source, absent),
+        *([masks[0].upper() + masks[1:]] if (masks := unused_masks(source.pictures, config)) else []),
         *(_use_instead(source, extension, count) for extension, count in _other_captions(source, absent)),
         'To train these pictures without text:    missing_caption = "empty"',
         'To give all of them the same text:       missing_caption = "a photo of ohwx man"',
@@ -159,9 +172,24 @@ def _no_captions(source: Source, absent: Sequence[Path]) -> Problem:
     )
 
 
+def _named_after_file(source: Source, absent: Sequence[Path]) -> list[str]:
+    """Return what to do about captions called ``a.png.txt``."""
+    config = source.config
+    if not source.reads_files:
+        return []
+    names = [f"{picture.name}{config.caption_extension}" for picture in absent]
+    pairs = zip(names, absent, strict=True)
+    there = [(name, picture) for name, picture in pairs if (config.caption_folder(picture) / name).is_file()]
+    if not there:
+        return []
+    name, picture = there[0]
+    better = f"{picture.stem}{config.caption_extension}"
+    return [f"{counted(len(there), 'file')} called like {name} there. Rename it to {better}, and so on."]
+
+
 def _captions_apart(config: DatasetConfig) -> list[str]:
     """Return the line to paste where the captions lie in a folder beside that of the pictures."""
-    if config.caption_directory is not None or config.image_directory is None:
+    if config.caption_directory is not None or config.image_directory is None or config.metadata_file:
         return []
     apart = captions_beside(config.image_directory, config.caption_extension)
     return [] if apart is None else [f'Captions lie in {apart}:  caption_directory = "{apart.as_posix()}"']
@@ -178,7 +206,7 @@ def _use_instead(source: Source, extension: str, count: int) -> str:
 def _other_captions(source: Source, pictures: Sequence[Path]) -> list[tuple[str, int]]:
     """Return extension -> how many of ``pictures`` have a caption of another extension than is read."""
     config = source.config
-    if config.image_directory is None:
+    if not source.reads_files:
         return []
     stems: dict[Path, set[str]] = defaultdict(set)
     for picture in pictures:
@@ -216,7 +244,7 @@ def _too_many_texts(source: Source, names: Sequence[str]) -> Problem:
 def _stray_braces(source: Source, names: Sequence[str]) -> Problem:
     return Problem(
         code="E09",
-        what=f"{counted(len(names), 'caption')} in {source.config.source} with braces that do not close or"
-        f" that stand in each other, which enable_wildcard cannot read: {name_some(names)}.",
+        what=f"{counted(len(names), 'caption')} in {source.config.source} with braces that do not close, are"
+        f" empty or stand in each other, which enable_wildcard cannot read: {name_some(names)}.",
         remedy="Write  {a|b}  for a choice, and  {{  or  }}  for a brace that is meant as one.",
     )

@@ -12,11 +12,13 @@ from jaxtyping import UInt8
 
 from dataset.buckets import Size, scale_to_cover
 from dataset.config import DatasetConfig
-from dataset.folders import counted, is_picture
+from dataset.folders import counted
 from dataset.found_captions import Source
+from dataset.kinds import foreign_kind, is_picture, may_be_picture
 from dataset.mask_rules import WHOLE_IMAGE
 from dataset.masks import decode_mask
 from dataset.problems import Problem, ProblemsFound, name_some
+from dataset.unused_masks import unused_masks
 
 MOST_LINES = 20
 """Unusable masks that are listed one by one."""
@@ -31,6 +33,9 @@ class Kind(Enum):
     MISSING = "missing"
     UNUSABLE = "unusable"
 
+
+_DARKEST = 5
+"""Of 255: a mask with nothing as bright as this is black, or written in 0 and 1."""
 
 USABLE = (Kind.GOOD, Kind.WHITE, Kind.BLACK)
 
@@ -70,6 +75,8 @@ def find_masks(
     """
     config = source.config
     if not (config.alpha_mask or config.mask_suffix or config.mask_directory):
+        forgotten = unused_masks(list(buckets), config)
+        source.notes.extend([forgotten] if forgotten else [])
         return {}
     unusable = _unusable_folder(config)
     if unusable is not None:
@@ -86,8 +93,9 @@ def find_masks(
     names: dict[Kind, list[str]] = {kind: [] for kind in Kind}
     for picture, (kind, why) in looks.items():
         names[kind].append(f"{source.name(picture)}{why}")
-    source.problems.extend(_problems(config, names))
-    source.notes.extend([*_notes(config, names), *_lonely(config, masks)])
+    lonely = _lonely(config, masks)
+    source.problems.extend(_problems(config, names, lonely=lonely))
+    source.notes.extend([*_notes(config, names), *_lonely_notes(lonely)])
     return {picture: masks[picture][0] for picture, (kind, _) in looks.items() if kind in USABLE}
 
 
@@ -109,7 +117,7 @@ def _look(picture: Path, masks: Sequence[Path], *, size: Size, bucket: Size) -> 
 
 
 def _kind(levels: UInt8[np.ndarray, "H W"], bucket: Size) -> Kind:
-    if not _kept(levels, bucket).any():
+    if _kept(levels, bucket).max() < _DARKEST:
         return Kind.BLACK
     return Kind.WHITE if levels.min() == 255 else Kind.GOOD
 
@@ -123,24 +131,29 @@ def _kept(levels: UInt8[np.ndarray, "H W"], bucket: Size) -> UInt8[np.ndarray, "
     return levels[top : size.height - top, left : size.width - left]
 
 
-def _problems(config: DatasetConfig, names: Mapping[Kind, Sequence[str]]) -> list[Problem]:
+def _problems(
+    config: DatasetConfig, names: Mapping[Kind, Sequence[str]], *, lonely: Sequence[str]
+) -> list[Problem]:
     problems = []
     missing, unusable, black = (names[kind] for kind in (Kind.MISSING, Kind.UNUSABLE, Kind.BLACK))
     if missing and config.missing_mask is None:
         total = sum(map(len, names.values()))
         what = f"{len(missing)} of {total} pictures in {config.source} have no mask: {name_some(missing)}."
-        remedy = f'{_looked_for(config)}\nAdd them, or set  missing_mask = "{WHOLE_IMAGE}"'
+        there = f"Without a picture of their name lie there: {name_some(lonely)}.\n" if lonely else ""
+        remedy = f'{_looked_for(config)}\n{there}Add them, or set  missing_mask = "{WHOLE_IMAGE}"'
         problems.append(Problem(code="E14", what=what, remedy=remedy))
     if unusable:
         rest = [f"and {len(unusable) - MOST_LINES} more"] if len(unusable) > MOST_LINES else []
         what = f"{counted(len(unusable), 'mask')} in {config.source} cannot be used:"
         what = "\n      ".join([what, *unusable[:MOST_LINES], *rest])
-        remedy = "A mask is a sound picture of exactly its picture's size, both seen upright."
+        remedy = "Make each a sound picture of exactly its picture's size, both seen upright; of several"
+        remedy += " keep one."
         problems.append(Problem(code="E14", what=what, remedy=remedy))
     if black and not config.unmasked_weight:
         what = f"The masks of {counted(len(black), 'picture')} in {config.source} are black wherever the"
-        what += f" picture is kept, which leaves nothing to learn: {name_some(black)}."
-        remedy = "White is what is learnt. Correct the masks, or remove these pictures."
+        what += f" picture is kept, or nearly so, which leaves nothing to learn: {name_some(black)}."
+        remedy = "What is learnt is white: 255, not 1, in the red channel. Correct the masks, or remove"
+        remedy += " these pictures."
         problems.append(Problem(code="E14", what=what, remedy=remedy))
     return problems
 
@@ -192,7 +205,7 @@ def _pictures_by_name(folders: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def _lonely(config: DatasetConfig, masks: Mapping[Path, Sequence[Path]]) -> list[str]:
-    """Return a note on the masks that lie there and belong to no picture."""
+    """Return the names of the masks that lie there and belong to no picture."""
     if config.alpha_mask:
         return []
     used = {mask for found in masks.values() for mask in found}
@@ -200,7 +213,18 @@ def _lonely(config: DatasetConfig, masks: Mapping[Path, Sequence[Path]]) -> list
     folders = {mask.parent for mask in used} | ({first} if first else set())
     suffix = config.mask_suffix or ""
     there = [file for files in _pictures_by_name(folders).values() for file in files]
-    names = sorted(file.name for file in there if file not in used and file.stem.endswith(suffix))
+    foreign = [
+        file for folder in folders if folder.is_dir() for file in folder.iterdir() if _is_foreign(file)
+    ]
+    lonely = [file for file in (*there, *foreign) if file not in used and file.stem.endswith(suffix)]
+    return sorted(file.name for file in lonely)
+
+
+def _is_foreign(file: Path) -> bool:
+    return file.is_file() and may_be_picture(file) and foreign_kind(file) is not None
+
+
+def _lonely_notes(names: Sequence[str]) -> list[str]:
     return [f"{counted(len(names), 'mask')} without a picture: {name_some(names)}"] if names else []
 
 

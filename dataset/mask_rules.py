@@ -1,8 +1,10 @@
 """What a dataset may say of its masks: one source, and nothing that has no effect."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
+from dataset.kinds import EXTENSIONS
 from dataset.problems import Problem
 
 SOURCES = ("mask_directory", "mask_suffix", "alpha_mask")
@@ -35,6 +37,13 @@ def mask_faults(values: Mapping[str, Any], *, address: Callable[[str], str]) -> 
             what=f'missing_mask = "{values["missing_mask"]}" in {address("missing_mask")} is not offered.',
             remedy=f'Write  missing_mask = "{WHOLE_IMAGE}"  to train pictures without a mask as a whole,'
             " or remove the line to have them refused.",
+        )
+    suffix = PurePath(values.get("mask_suffix", ""))
+    if suffix.suffix.lower() in EXTENSIONS:
+        yield Problem(
+            code="E03",
+            what=f'mask_suffix = "{suffix}" in {address("mask_suffix")} has an extension: any will do.',
+            remedy=f'Write  mask_suffix = "{suffix.stem}"',
         )
     if sources and values.get("unmasked_weight") == 1:
         yield Problem(

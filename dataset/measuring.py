@@ -154,9 +154,24 @@ def _unreadable(bad: Mapping[str, str], source: Source) -> Problem:
     return Problem(
         code="E10",
         what="\n      ".join([f"{count} cannot be read:", *lines[:MOST_LINES], *rest]),
-        remedy="Replace or remove these files and start again."
-        " To train without them:  skip_unreadable = true",
+        remedy="\n".join(
+            [
+                *_wrong_paths(bad, source),
+                "Replace or remove these files and start again."
+                " To train without them:  skip_unreadable = true",
+            ]
+        ),
     )
+
+
+def _wrong_paths(bad: Mapping[str, str], source: Source) -> Iterator[str]:
+    """Yield what to do where a list of pictures names files that are not there."""
+    gone = [name for name in bad if not os.path.lexists(name)]
+    if source.reads_files or not gone:
+        return
+    yield f"Correct the paths in {source.config.source} that lead nowhere."
+    if os.sep == "/" and any("\\" in name for name in gone):
+        yield "Paths with backslashes are Windows'; write  /  instead:  " + gone[0].replace("\\", "/")
 
 
 def _foreign(foreign: Mapping[Path, str], source: Source) -> Problem:

@@ -10,7 +10,8 @@ from dataset.buckets import Size, choose_bucket, scale_to_cover
 from dataset.cache import latent_cache_path, text_cache_path, variant_cache_path
 from dataset.caption_variants import CaptionText
 from dataset.config import DatasetConfig
-from dataset.folders import counted
+from dataset.file_names import unfit_names
+from dataset.folders import counted, no_cache_folder
 from dataset.found_captions import Source, settle
 from dataset.found_masks import find_masks
 from dataset.holding_out import held_out, holding_note
@@ -88,6 +89,8 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watc
     notes = notes if accepted else []
     looked = Looked()
     for index, config in enumerate(datasets):
+        unfit = no_cache_folder(config.cache_directory)
+        problems += [unfit] if unfit else []
         try:
             found = find_pictures(config)
         except ProblemsFound as error:
@@ -97,6 +100,7 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watc
         source, sizes = readable(found, looked)
         settle(source, {path: found.texts[path] for path in source.pictures if path in found.texts})
         _check_keys(source)
+        source.problems.extend(unfit_names(source.pictures, source=config.source))
         buckets = _choose_buckets(source, sizes, step=bucket_step)
         masks = find_masks(source, sizes=sizes, buckets=buckets)
         problems += source.problems

@@ -116,27 +116,26 @@ def _caption_key(path: Path, config: DatasetConfig) -> str:
 
 def _from_metadata(config: DatasetConfig, path: Path) -> Found:
     if not path.is_file():
-        raise ProblemsFound([_no_list(path, "does not exist", key="metadata_file")])
+        raise ProblemsFound([_no_list(path, key="metadata_file")])
     pictures: Iterable[Path] = ()
     folder = config.image_directory
     if folder is not None:
         pictures = list_folder(folder, recursive=True, without=config.cache_directory).pictures
     metadata = read_metadata(path, pictures=pictures, folder=folder)
-    source = Source(config=config, pictures=tuple(sorted(metadata.texts, key=Path.as_posix)))
+    pictures = tuple(sorted(metadata.texts, key=Path.as_posix))
+    source = Source(config=config, pictures=pictures, unread=metadata.unread)
     source.notes.extend(metadata.notes)
     return Found(source=source, texts=metadata.texts)
 
 
 def _from_lines(config: DatasetConfig, path: Path) -> Found:
-    if not path.is_file():
-        raise ProblemsFound([_no_list(path, "does not exist", key="image_jsonl_file")])
-    found = read_lines(path)
-    if not found.lines:
-        raise ProblemsFound([_no_list(path, "names no picture", key="image_jsonl_file")])
+    found = read_lines(path) if path.is_file() else None
+    if found is None or not found.lines:
+        raise ProblemsFound([_no_list(path, key="image_jsonl_file")])
     numbers: dict[Path, list[str]] = defaultdict(list)
     for line in found.lines:
         numbers[line.image_path].append(str(line.number))
-    source = Source(config=config, pictures=tuple(sorted(numbers, key=Path.as_posix)))
+    source = Source(config=config, pictures=tuple(sorted(numbers, key=Path.as_posix)), unread=found.unused)
     twice = [f"{picture.as_posix()} (lines {', '.join(n)})" for picture, n in numbers.items() if len(n) > 1]
     if twice:
         source.problems.append(_named_twice(path, twice))
@@ -157,16 +156,24 @@ def _not_text(unreadable: Sequence[str], directory: Path) -> Problem:
 def _no_caption_folder(path: Path) -> Problem:
     return Problem(
         code="E08",
-        what=f"The caption folder {path} does not exist (looked from {Path.cwd()}).",
+        what=f"The caption folder {path} {'is a file' if path.exists() else 'does not exist'}"
+        f" (looked from {Path.cwd()}).",
         remedy="Correct caption_directory, or remove the line if the captions lie beside the pictures.",
     )
 
 
-def _no_list(path: Path, why: str, *, key: str) -> Problem:
+def _no_list(path: Path, *, key: str) -> Problem:
     examples = {
         "image_jsonl_file": '{"image_path": "photos/a.png", "caption": "a photo of a cat"}',
         "metadata_file": '{"photos/a.png": {"caption": "a photo of a cat"}}',
     }
+    if path.is_dir():
+        return Problem(
+            code="E06",
+            what=f"The picture list {path} is a folder, not a file (looked from {Path.cwd()}).",
+            remedy=f'For the pictures in it write  image_directory = "{path.as_posix()}"  instead of {key}.',
+        )
+    why = "names no picture" if path.exists() else "does not exist"
     return Problem(
         code="E06",
         what=f"The picture list {path} {why} (looked from {Path.cwd()}).",

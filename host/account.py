@@ -13,6 +13,7 @@ from host.caching import TextEntry
 from host.check import Data, Job
 from host.config import metadata_values
 from host.errors import MachineError
+from host.frozen import copy_of
 from host.outputs import OutputSettings
 from host.saving import all_loras
 from host.sizes import (
@@ -25,7 +26,7 @@ from host.sizes import (
 )
 from host.states import find_states
 
-CACHES, RESULTS, SAMPLES = "caches", "states and LoRAs", "samples"
+CACHES, RESULTS, SAMPLES, COPY = "caches", "states and LoRAs", "samples", "8-bit copy"
 DATASET_TEXT = 330
 """Letters that each dataset adds to the header of a LoRA."""
 
@@ -64,13 +65,24 @@ def volume_of(folder: Path) -> Volume:
 
 
 def account_for_space(
-    needs: Sequence[Need], *, changes: Iterable[Change] = (), look: Callable[[Path], Volume] = volume_of
+    needs: Sequence[Need],
+    *,
+    optional: Sequence[Need] = (),
+    changes: Iterable[Change] = (),
+    look: Callable[[Path], Volume] = volume_of,
 ) -> str:
     """Return one line on what is needed and what is free; raises ``MachineError`` when a disk is too small.
 
-    ``changes`` come the mildest first; the first one that fits is suggested.
+    What is ``optional`` is left out where there is no room for it, and that is said. ``changes`` come the
+    mildest first; the first one that fits is suggested.
     """
-    volumes = {need.folder: look(need.folder) for need in needs}
+    volumes = {need.folder: look(need.folder) for need in [*needs, *optional]}
+    left_out = ""
+    if optional and _fits([*needs, *optional], volumes):
+        needs = [*needs, *optional]
+    elif optional:
+        sizes = ", ".join(f"{need.what} ({readable(need.size)})" for need in optional)
+        left_out = f"; no room for the {sizes}, which is not kept then"
     if _fits(needs, volumes):
         sums: dict[str, int] = defaultdict(int)
         for need in needs:
@@ -78,7 +90,7 @@ def account_for_space(
         parts = ", ".join(f"{what} {readable(size)}" for what, size in sums.items())
         shown = {volume.device: (folder, volume) for folder, volume in reversed(volumes.items())}
         free = ", ".join(f"{readable(v.free)} free on the disk of {folder}" for folder, v in shown.values())
-        return f"disk: {parts}; {free}"
+        return f"disk: {parts}; {free}{left_out}"
     fitting = next((change for change in changes if _fits(change.needs, volumes)), None)
     remedy = _free_up(needs, volumes)
     if fitting is not None:
@@ -89,7 +101,7 @@ def account_for_space(
 
 def readable(size: int) -> str:
     """Return ``1.2 GB``, ``126 MB`` or ``14 kB``; a GB is 10^9 bytes."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size} bytes"
@@ -118,7 +130,24 @@ def check_space(
         return [*caches, *results.needs(changed)]
 
     changes = (Change(line=line, needs=needs(changed)) for line, changed in _milder(output, job))
-    return account_for_space(needs(output), changes=changes, look=look)
+    return account_for_space(needs(output), optional=copy_needs(job), changes=changes, look=look)
+
+
+def copy_needs(job: Job) -> list[Need]:
+    """Return what keeping the weights in 8 bit for the next start takes; nothing where they are kept."""
+    copy = copy_of(job)
+    if copy is None or copy.is_whole():
+        return []
+    there = _size_of(copy.path) if copy.path.exists() else 0
+    return [Need(what=COPY, folder=copy.folder, size=max(0, copy.size - there))]
+
+
+def has_room_for_copy(job: Job, *, device_type: str, look: Callable[[Path], Volume] = volume_of) -> bool:
+    """Whether the weights in 8 bit can be kept beside all that the run will write, its caches being there."""
+    if not (copy := copy_needs(job)):
+        return True
+    needs = [*_Results(job, device_type=device_type).needs(job.settings.output), *copy]
+    return _fits(needs, {need.folder: look(need.folder) for need in needs})
 
 
 def kept_files(output: OutputSettings, *, total_steps: int, steps_per_epoch: int) -> tuple[int, int]:

@@ -38,6 +38,7 @@ __all__ = [
     "Problem",
     "ProblemsFound",
     "StepBytes",
+    "StockedPlace",
     "TensorEntry",
     "TensorSpec",
     "TextEncoders",
@@ -125,6 +126,18 @@ class Place(Protocol):
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return what the module ``name`` of the transformer shall hold."""
+        ...
+
+
+@runtime_checkable
+class StockedPlace(Protocol):
+    """A ``Place`` that has some weights already: a loader that looks here need not read them."""
+
+    stocked: Collection[str]
+    """Names for which a tensor of the right shape on the meta device will do."""
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """See ``Place``."""
         ...
 
 
@@ -308,10 +321,11 @@ class Architecture:
     """Optional: what the models take in memory; None lets the host estimate it from their shapes."""
     scaled_linears: Sequence[str] = (".+",)
     """Patterns (full match) of the linears that ``fp8_scaled`` covers, among those of the blocks."""
-    note_streamed: Callable[[nn.Module, Collection[nn.Module]], None] | None = None
-    """Optional: told, before the first step, which blocks' weights are there only while the block runs.
+    linears_ahead: Sequence[str] = ()
+    """Patterns (full match) of the linears inside blocks that the model uses ahead of all blocks.
 
-    For a plugin that uses weights of a block outside the block, as FLUX.1 dev does for modulation.
+    Each once in a forward pass, in the order of the file's linears; FLUX.1 dev modulates so. Where a block
+    is streamed, they come by themselves and are not among what comes with the block.
     """
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""

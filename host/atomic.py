@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,19 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 
     Whoever looks sees the old file or the new one, also after a power cut.
     """
+    with replaced(path) as partial:
+        write(partial)
+
+
+@contextmanager
+def replaced(path: Path, *, beside: str = "") -> Iterator[Path]:
+    """Give a block a temporary path beside ``path``; what it wrote there is put in place at its end.
+
+    ``beside`` tells the temporary files of several writers apart.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
+    partial = path.with_name(f".{path.name}{beside and '.'}{beside}.partial")
+    yield partial
     sync(partial)
     partial.replace(path)
     sync(path.parent)

@@ -33,6 +33,7 @@ from host.errors import ConfigError, StoppedByUser, name_some
 from host.logs import Screen
 from host.read_ahead import read_ahead, writing_behind
 from host.setting import setting
+from host.shortage import at_work_on
 
 DECODERS = min(4, os.cpu_count() or 1)
 """Threads that decode pictures while the encoder runs."""
@@ -137,8 +138,9 @@ def cache_latents(
             stop_if(stopping)
             # One at a time: a batch's convolutions add up in another order, and an entry is a pure
             # function of its picture.
-            latents = _encode(autoencoder, picture.pixels)
-            beside = {MIRRORED: _encode(autoencoder, picture.pixels.flip(-1))} if item.flip else {}
+            with at_work_on(f"{item.key}, {item.bucket}"):
+                latents = _encode(autoencoder, picture.pixels)
+                beside = {MIRRORED: _encode(autoencoder, picture.pixels.flip(-1))} if item.flip else {}
             if picture.mask is not None:
                 _, height, width = latents.shape
                 beside[MASK] = latent_mask(picture.mask, bucket=item.bucket, latents=(height, width))

@@ -9,6 +9,9 @@ from host.architecture import Tokenizers
 from host.prompts import SamplePrompt
 from host.sampling import texts_of
 
+LONGEST_SHOWN = 300
+"""Characters of a caption on the screen; the report on the pictures has them all."""
+
 
 def caption_lines(items: Sequence[Item], *, examples: int = 3) -> list[str]:
     """Return how many texts there are, and what is sent to the encoder for the first pictures.
@@ -19,7 +22,9 @@ def caption_lines(items: Sequence[Item], *, examples: int = 3) -> list[str]:
     texts = {caption.text for item in items for caption in item.captions}
     lines = [f"captions: {counted(len(items), 'picture')}, {counted(len(texts), 'text')}"]
     for item in items[:examples]:
-        shown = json.dumps(item.caption, ensure_ascii=False)
+        whole = item.caption
+        short = whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}..."
+        shown = json.dumps(short, ensure_ascii=False)
         several = f", one of {len(item.captions)} texts" if len(item.captions) > 1 else ""
         lines.append(f"caption of {item.image_path.name}{several}: {shown}")
     return lines

@@ -25,8 +25,9 @@ from host.config import Config
 from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
 from host.flow_matching import NoiseSettings
+from host.frozen_check import check_frozen, check_quantization
 from host.held_out import check_held_out
-from host.idle import continued_rank, idle_guidance, late_intervals
+from host.idle import continued_rank, idle_guidance, idle_steps
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.optimizers import check_optimizer, optimizer_notes
@@ -39,7 +40,6 @@ from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings
-from host.values import as_flag
 from networks.selection import choose_linears, parse_network_args
 
 T = TypeVar("T")
@@ -147,6 +147,7 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
     found.problems += check_network(config.architecture, settings.network) or _adapter(data)
     found.problems += check_trackers(settings.log)
+    found.problems += check_quantization(settings.model, processes.device)
     weight = settings.fit.prior_loss_weight
     found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
     layout = config.architecture.adapter_layout
@@ -157,7 +158,7 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
         found.problems += problems
         found.notes += notes
-    found.notes += [*continued_rank(config), *(late_intervals(config, plan) if plan else ())]
+    found.notes += [*continued_rank(config), *(idle_steps(config, plan) if plan else ())]
     total_steps = plan.total_steps if plan else settings.fit.max_train_steps
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()
@@ -206,7 +207,7 @@ def _data(config: Config, found: Findings, *, needed: list[str], watch: Watch) -
     settings, architecture = config.settings, config.architecture
     found.problems += _attention(settings.model)
     files, problems = find_model_files(architecture, settings.model, settings.plugin, needed=needed)
-    found.problems += [*problems, *check_memory(config, files)]
+    found.problems += [*problems, *check_frozen(config, files)]
     datasets = found.gather(lambda: _datasets(config), otherwise=())
     nothing = Scan(items=(), notes=())
     step = architecture.bucket_step
@@ -262,34 +263,6 @@ def _plan(data: Data, *, world: int) -> TrainingPlan:
 
 def _all_model_files(config: Config) -> list[str]:
     return [*path_roles(ModelSettings), *path_roles(config.architecture.settings)]
-
-
-def check_memory(config: Config, files: ModelFiles) -> list[Problem]:
-    """Return what cannot be kept as the settings say, told from the transformer's header."""
-    part, model = files.parts.get("dit"), config.settings.model
-    if part is None or part.role != "transformer" or part.refusal is not None:
-        return []
-    count, wanted = len(part.blocks), model.blocks_to_swap
-    if not count and (wanted or model.fp8_base):
-        what = f"fp8_base and blocks_to_swap cannot act: {config.architecture.full_name} does not say which "
-        return [
-            Problem(
-                what=f"{what}blocks it has.",
-                remedy="Remove both; or fill in Part.blocks.",
-                setting="fp8_base" if model.fp8_base else "blocks_to_swap",
-            )
-        ]
-    if wanted <= count:
-        return []
-    given_as_flag = "flag" in config.origins["blocks_to_swap"]
-    most = as_flag("blocks_to_swap", count) if given_as_flag else f"blocks_to_swap = {count}"
-    return [
-        Problem(
-            what=f"blocks_to_swap = {wanted}: this transformer has {count} blocks.",
-            remedy=f"Write a number from 0 to {count}; all of them:  {most}",
-            setting="blocks_to_swap",
-        )
-    ]
 
 
 def _timesteps(noise: NoiseSettings) -> list[Problem]:

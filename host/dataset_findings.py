@@ -157,7 +157,7 @@ def _low_resolution(group: Sequence[Entry]) -> Finding | None:
 
 def _same_captions(group: Sequence[Entry]) -> Finding | None:
     ((text, count),) = Counter(entry.item.caption for entry in group).most_common(1)
-    if count < MANY or 2 * count <= len(group):
+    if not text or count < MANY or 2 * count <= len(group):
         return None
     names = [entry.name for entry in group if entry.item.caption == text]
     return _finding(

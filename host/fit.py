@@ -11,7 +11,7 @@ from host.plan import MicroBatch, StepPlan, TrainingPlan
 from host.processes import Processes
 from host.read_ahead import read_ahead
 from host.setting import UsedWhen, setting, setting_is
-from host.shortage import during
+from host.shortage import at_work_on
 from host.staging import Staged
 from host.step_clock import StepClock
 
@@ -86,9 +86,10 @@ class Loop:
         """Return what step ``number``, counted from 0, needs; the same whenever it is asked."""
         plan = self.plan.step(number)
         share = plan.share(rank=self.processes.rank, world=self.processes.world)
-        staged = [self.stage(plan, micro) for micro in share]
-        on_gpu = self.processes.device.type == "cuda"
-        return Inputs(plan=plan, micro_batches=[one.pinned() for one in staged] if on_gpu else staged)
+        with at_work_on(f"reading step {number + 1}"):
+            staged = [self.stage(plan, micro) for micro in share]
+            on_gpu = self.processes.device.type == "cuda"
+            return Inputs(plan=plan, micro_batches=[one.pinned() for one in staged] if on_gpu else staged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,8 @@ def fit(
         loop.clock.start()
         for inputs in steps:
             loop.clock.lap("data")
-            report, stop = _one_step(loop, inputs, stopping)
+            with at_work_on(f"step {inputs.plan.step + 1}, latents {inputs.size}"):
+                report, stop = _one_step(loop, inputs, stopping)
             step = report.step
             for observe in observers:
                 observe(report)
@@ -140,14 +142,13 @@ def _one_step(loop: Loop, inputs: Inputs, stopping: Callable[[], bool]) -> tuple
         group["lr"] = rate
     total = torch.zeros((), device=loop.processes.device)
     for staged in inputs.micro_batches:
-        with during("training", what=f"step {plan.step + 1}, latents {inputs.size}"):
-            there = staged.on(loop.processes.device)
-            clock.lap("copies")
-            loss = loop.losses(there).sum() / plan.sample_count
-            clock.lap("forward")
-            loss.backward()
-            total += loss.detach()
-            clock.lap("backward")
+        there = staged.on(loop.processes.device)
+        clock.lap("copies")
+        loss = loop.losses(there).sum() / plan.sample_count
+        clock.lap("forward")
+        loss.backward()
+        total += loss.detach()
+        clock.lap("backward")
     for parameter in loop.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -70,6 +70,13 @@ def _any(kind: type = bool) -> ForeignWord:
     return ForeignWord(kind=kind, any_value=True)
 
 
+CHOOSE_BLOCKS = (
+    "Write  network_args = [\"exclude_patterns=['single_blocks.*']\"]  for double blocks only, or\n"
+    "network_args = [\"exclude_patterns=['double_blocks.*']\"]  for single blocks only."
+)
+"""What to write instead of sd-scripts' ``train_blocks``."""
+
+
 def _refused(kind: type = bool, *, why: str, do: str = REMOVE) -> ForeignWord:
     # A switch that is off asks for nothing.
     return ForeignWord(kind=kind, neutral=(False,) if kind is bool else (), why=why, remedy=do)
@@ -105,6 +112,7 @@ def _dataset_words() -> Iterator[tuple[str, ForeignWord]]:
 
 _CACHED = "latents and text are always cached, on disk"
 _COMPILE = "compiling the blocks is not built yet"
+_FASTER = "Remove it; where memory allows, a step is faster with  gradient_checkpointing = false"
 _NO_DDP = "this trainer does not tune how processes exchange gradients"
 _NO_HUB = "this trainer uploads nothing and fetches nothing"
 _NO_TEXT_TRAINING = "only the transformer is trained; the text encoders' outputs are cached"
@@ -180,8 +188,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "train_blocks": _neutral(
         "all",
         why="blocks are chosen by patterns here",
-        do="Write  network_args = [\"exclude_patterns=['single_blocks.*']\"]  for double blocks only, or\n"
-        "network_args = [\"exclude_patterns=['double_blocks.*']\"]  for single blocks only.",
+        do=CHOOSE_BLOCKS,
     ),
     "split_qkv": _refused(why="q, k and v share one LoRA, as every program that reads the file expects"),
     "dim_from_weights": _any(),
@@ -210,7 +217,7 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "img_in_txt_in_offloading": _refused(why=_OTHER_MODEL),
     "fused_backward_pass": _refused(why="it is for training whole models, not a LoRA"),
     **_each("mem_eff_attn sage_attn flash3", _refused(why=_UNFIT_ATTENTION, do=_WRITE_ATTENTION)),
-    **_each("compile torch_compile compile_fullgraph", _refused(why=_COMPILE)),
+    **_each("compile torch_compile compile_fullgraph", _refused(why=_COMPILE, do=_FASTER)),
     **_each("dynamo_fullgraph dynamo_dynamic", _refused(why=_COMPILE)),
     "compile_backend": _neutral("inductor", why=_COMPILE),
     **_each("compile_mode dynamo_mode", _neutral("default", why=_COMPILE)),

@@ -3,17 +3,17 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
-from host.check import check_memory
 from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
 from host.frozen import Home, load_frozen_transformer, start_blocks
+from host.frozen_check import check_frozen
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
@@ -21,8 +21,10 @@ from host.placing import placing
 from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
-from host.sampling import Sampler, SamplingStopped, parameters_text, save_picture, texts_of, to_picture
+from host.remedies import circumstances, remedy
+from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture, texts_of
 from host.setting import path_roles
+from host.shortage import during
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
@@ -55,7 +57,8 @@ def generate_image(argv: Sequence[str]) -> str:
     entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
     encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
     encoding.texts(entries)
-    with screen.alive("loading the transformer"):
+    found = circumstances(config, files, device_type=device.type)
+    with screen.alive("loading the transformer"), during("loading", remedy=remedy("loading", found)):
         frozen = load_frozen_transformer(
             config.architecture,
             files.paths["dit"],
@@ -75,12 +78,12 @@ def generate_image(argv: Sequence[str]) -> str:
         seed=config.settings.fit.seed,
         stopping=stopping,
     )
-    latents = _draw(sampler, order, config, prompts, screen=screen)
-    del frozen, sampler
-    release_memory()
-    autoencoder = config.architecture.load_autoencoder(files.paths["vae"], device=device)
-    with torch.no_grad():
-        pictures = {place: to_picture(autoencoder.decode(one)[0]) for place, one in latents.items()}
+    with during("sampling", remedy=remedy("sampling", found)):
+        latents = _draw(sampler, order, config, prompts, screen=screen)
+        del frozen, sampler
+        release_memory()
+        load = partial(config.architecture.load_autoencoder, files.paths["vae"], device=device)
+        pictures = dict(zip(latents, decode(load, latents.values()), strict=True))
     if not pictures:
         raise StoppedByUser("before the first picture was drawn")
     closing = _save(pictures, order, prompts, seed=config.settings.fit.seed)
@@ -133,7 +136,7 @@ def _files(config: Config, order: Order) -> ModelFiles:
         unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
         # It is named on the command line, whatever the training file says of network_weights.
         problems += [replace(problem, setting="") for problem in unfit]
-    problems += check_memory(config, files)
+    problems += check_frozen(config, files)
     if problems:
         raise ConfigError(problems)
     return files

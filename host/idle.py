@@ -26,8 +26,12 @@ def idle_guidance(config: Config, *, takes_guidance: bool) -> tuple[list[Problem
     return [Problem(what=what, remedy="Remove guidance_scale.", setting="guidance_scale")], []
 
 
-def late_intervals(config: Config, plan: TrainingPlan) -> list[str]:
-    """Return a note on every interval that is as long as the run or longer."""
+def idle_steps(config: Config, plan: TrainingPlan) -> list[str]:
+    """Return a note on every number of steps or batches that the run is too short for."""
+    return [*_late_intervals(config, plan), *_long_accumulation(config, plan)]
+
+
+def _late_intervals(config: Config, plan: TrainingPlan) -> list[str]:
     values = resolved_values(config.settings)
     notes = []
     for name, consequence in INTERVALS.items():
@@ -38,6 +42,16 @@ def late_intervals(config: Config, plan: TrainingPlan) -> list[str]:
                 f"{name} = {every} has no effect: the run has {plan.total_steps} steps; {consequence}."
             )
     return notes
+
+
+def _long_accumulation(config: Config, plan: TrainingPlan) -> list[str]:
+    count = config.settings.fit.gradient_accumulation_steps
+    if count == 1 or plan.batches_per_step <= plan.batches_per_epoch:
+        return []
+    return [
+        f"gradient_accumulation_steps = {count} is more than the {plan.batches_per_epoch} batches of an"
+        " epoch: a step ends with the epoch at the latest."
+    ]
 
 
 def continued_rank(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from dataset.buckets import Size
 from host.memory_estimate import Scene
-from host.prepare import ModelSettings
+from host.prepare import ModelSettings, eight_bit_form
 from host.settings import RunSettings
 from host.values import as_toml
 
@@ -76,7 +76,7 @@ def _parts(settings: RunSettings, scene: Scene, *, unset: Collection[str]) -> It
     for field in dataclasses.fields(settings.plugin):
         if scene.encodes_text and getattr(settings.plugin, field.name) is False:
             yield _plugin_part(field.name)
-    if not model.fp8_base:
+    if eight_bit_form(model) is None:
         yield _model_part("8 bit", fp8_base=True, fp8_scaled=True)
     if max((batch for _, batch in scene.batches), default=1) > 1:
         yield Part(name="batch", lines=("batch_size = 1",), apply=_one_by_one)

@@ -23,6 +23,7 @@ from host.planner import (
     refuse_too_little,
     suggestion,
 )
+from host.prepare import ModelSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +36,17 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fit_to_memory(job: Job, *, device: torch.device, texts: Sequence[TextEntry]) -> Fitted:
+def fit_to_memory(
+    job: Job, *, device: torch.device, texts: Sequence[TextEntry], exact: Sequence[str] = ()
+) -> Fitted:
     """Return the job as it fits; raises ``MachineError`` (E22) when a GPU is too small for it.
+
+    ``exact`` are linears that a run which goes on does not keep in 8 bit.
 
     On the CPU nothing is chosen and nothing refused: too little memory is a note.
     """
     estimator = Estimator(job.config.architecture, job.files)
-    scene = scene_of(job, device_type=device.type, texts=texts)
+    scene = replace(scene_of(job, device_type=device.type, texts=texts), exact=frozenset(exact))
     budget = budget_of(job.settings.memory, device)
     unset = unset_in(job.config) if device.type == "cuda" else frozenset()
     plan = plan_memory(estimator, job.settings, scene, unset=unset, budget=budget)
@@ -57,6 +62,39 @@ def fit_to_memory(job: Job, *, device: torch.device, texts: Sequence[TextEntry])
         lines=(*phase_lines(plan), *([plan.reason] if plan.reason else [])),
         notes=(note,) if note else (),
     )
+
+
+def fit_in_full(job: Job, device: torch.device) -> ModelSettings | None:
+    """Return how the transformer is kept where a step of the job fits without 8 bit; None where it does not.
+
+    Where and when bytes move changes no number, so a GPU may swap as many blocks as it must.
+    """
+    full = replace(job.settings.model, fp8_base=False, fp8_scaled=False, int8_base=False)
+    plan = plan_memory(
+        Estimator(job.config.architecture, job.files),
+        replace(job.settings, model=full),
+        _once_cached(job, device),
+        unset=CHOSEN_HERE if device.type == "cuda" else (),
+        budget=budget_of(job.settings.memory, device),
+    )
+    return plan.settings.model if plan.fits else None
+
+
+def that_fit_unquantized(job: Job, device: torch.device, linears: Sequence[str]) -> list[str]:
+    """Return the first ones of ``linears``, as many as fit when they are kept as they are."""
+    estimator = Estimator(job.config.architecture, job.files)
+    scene, budget = _once_cached(job, device), budget_of(job.settings.memory, device)
+    for count in range(len(linears), 0, -1):
+        kept = replace(scene, exact=frozenset(linears[:count]))
+        if all(budget.holds(phase) for phase in estimator.phases(job.settings, kept)):
+            return list(linears[:count])
+    return []
+
+
+def _once_cached(job: Job, device: torch.device) -> Scene:
+    """Return what is left to do when nothing has to be encoded any more."""
+    scene = scene_of(job, device_type=device.type, texts=())
+    return replace(scene, encodes_text=False, encodes_pictures=False)
 
 
 def unset_in(config: Config) -> frozenset[str]:

@@ -27,8 +27,9 @@ from host.memory_model import (
 )
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, dotted_path
-from host.placement import eight_bit_linears
-from host.prepare import ModelSettings, NetworkSettings
+from host.placement import eight_bit_linears, streamed_units
+from host.prepare import ModelSettings, NetworkSettings, eight_bit_form
+from host.quantization import Form
 from host.saving import DTYPES
 from host.setting import path_roles
 from host.settings import RunSettings
@@ -57,6 +58,8 @@ class Scene:
     accumulates: bool = False
     """Whether a step has several batches."""
     device_type: str = "cuda"
+    exact: frozenset[str] = frozenset()
+    """Linears that are kept as they are though the settings ask for 8 bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,7 @@ class Estimator:
         return (facts.autoencoder if facts else general_autoencoder)(self.files.headers["vae"])
 
     def _training(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         peaks = {
             (bucket, batch): training_peak(self._step(settings, bucket, batch, training=True), trained)
             for bucket, batch in _largest(scene.batches)
@@ -154,7 +157,7 @@ class Estimator:
 
     def _samples(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
         size = max(scene.samples, key=lambda one: one.area)
-        lies, codec = self._placed(settings.model), self._autoencoder(size)
+        lies, codec = self._placed(settings.model, scene), self._autoencoder(size)
         drawing = forward_peak(self._step(settings, size, 1, training=False))
         resident = lies.device + self._trained(settings, scene).resident
         return PhaseBytes(
@@ -165,7 +168,7 @@ class Estimator:
         )
 
     def _saving(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model)
+        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
         itemsize = DTYPES[settings.output.save_precision].itemsize
         return PhaseBytes(
             name=SAVING,
@@ -196,7 +199,7 @@ class Estimator:
 
     def _step(self, settings: RunSettings, bucket: Size, batch: int, *, training: bool) -> StepBytes:
         ranks, model = self._ranks(settings.network) if training else {}, settings.model
-        kept = (ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
+        kept = (ITEMSIZE[model.mixed_precision], eight_bit_form(model))
         key = (batch, bucket, kept, *ranks.items())
         if key not in self._steps:
             side = self.architecture.pixels_per_latent
@@ -207,7 +210,7 @@ class Estimator:
                 itemsize=kept[0],
                 training=training,
                 ranks=ranks,
-                widened=self._frozen_as(*kept).widened,
+                widened=self._frozen_as(*kept, frozenset()).widened,
             )
             self._steps[key] = self._step_of(work)
         return self._steps[key]
@@ -220,23 +223,26 @@ class Estimator:
         variant = self.files.variant
         return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
-    def _placed(self, model: ModelSettings) -> Placed:
-        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], model.fp8_base, model.fp8_scaled)
-        return lay_out(frozen, streamed=model.blocks_to_swap)
+    def _placed(self, model: ModelSettings, scene: Scene) -> Placed:
+        frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model), scene.exact)
+        lies = lay_out(frozen, streamed=model.blocks_to_swap)
+        # For the CPU they wait on disk.
+        return replace(lies, host=0) if scene.device_type == "cpu" else lies
 
-    def _weigh(self, itemsize: int, eight_bit: bool, scaled: bool) -> Frozen:  # noqa: FBT001 - a key of a cache
+    def _weigh(self, itemsize: int, form: Form | None, exact: frozenset[str]) -> Frozen:
         """Return the transformer's weights as they are kept."""
-        covered = self.architecture.scaled_linears
-        coded = set(eight_bit_linears(self.skeleton, scaled=scaled, covered=covered) if eight_bit else ())
-        blocks: dict[str, list[int]] = {block: [] for block in self.skeleton.blocks}
+        coded = {*eight_bit_linears(self.skeleton, form, covered=self.architecture.scaled_linears)} - exact
+        units = streamed_units(self.skeleton, self.skeleton.blocks, ahead=self.architecture.linears_ahead)
+        blocks, ahead = ({block: [] for block in self.skeleton.blocks} for _ in range(2))
         widened: dict[str, int] = {}
         for path, block in self.block_linears.items():
             shape = self.linears[path]
-            precision = Precision(itemsize=itemsize, eight_bit=path in coded, scaled=scaled)
-            blocks[block].append(linear_bytes(shape, precision))
+            precision = Precision(itemsize=itemsize, form=form if path in coded else None)
+            (ahead if units[path] == path else blocks)[block].append(linear_bytes(shape, precision))
             widened[path] = widening_bytes(shape, precision)
         inside = sum(math.prod(self.linears[path]) for path in self.block_linears)
-        return Frozen(linears=blocks, rest=max(0, self._numbers - inside) * itemsize, widened=widened)
+        rest = max(0, self._numbers - inside) * itemsize
+        return Frozen(linears=blocks, ahead=ahead, rest=rest, widened=widened)
 
     @cached_property
     def _numbers(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from host.footprints import BlockBytes, StepBytes
-from host.quantization import GROUP
+from host.quantization import Form
 from host.streaming import ALIGNMENT, SLOTS, blocks_to_stream
 
 FLOAT32 = 4
@@ -17,18 +17,15 @@ class Precision:
 
     itemsize: int
     """Of the type that is computed in: 2 for bfloat16, 4 for float32."""
-    eight_bit: bool = False
-    scaled: bool = False
-    """8 bit with a scale for each group of weights."""
+    form: Form | None = None
+    """Of weights in 8 bit; None: they are kept in the type that is computed in."""
 
 
 def linear_bytes(shape: tuple[int, int], precision: Precision) -> int:
     """Return the bytes of a frozen linear's weight (out, in) as it is kept."""
-    out, width = shape
-    if not precision.eight_bit:
-        return out * width * precision.itemsize
-    groups = width // GROUP if width % GROUP == 0 else 1
-    return out * width + (out * groups * FLOAT32 if precision.scaled else 0)
+    if precision.form is None:
+        return math.prod(shape) * precision.itemsize
+    return sum(math.prod(part) * dtype.itemsize for dtype, part in precision.form.layout(shape))
 
 
 def widening_bytes(shape: tuple[int, int], precision: Precision) -> int:
@@ -36,9 +33,9 @@ def widening_bytes(shape: tuple[int, int], precision: Precision) -> int:
 
     Codes are widened to the type that is computed in; with scales, their product is a second tensor.
     """
-    if not precision.eight_bit:
+    if precision.form is None:
         return 0
-    return math.prod(shape) * precision.itemsize * (2 if precision.scaled else 1)
+    return math.prod(shape) * precision.itemsize * (2 if precision.form.scaled else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +43,12 @@ class Frozen:
     """A frozen transformer, whose blocks may lie on the device or wait in main memory."""
 
     linears: Mapping[str, Sequence[int]]
-    """Block, in the order they run -> bytes of each of its linears' weights, as they are kept."""
+    """Block, in the order they run -> bytes of each of its linears' weights, as they are kept.
+
+    Without those that are used ahead of all blocks.
+    """
+    ahead: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Block -> bytes of each of its linears that is used ahead of all blocks; absent where there are none."""
     rest: int
     """Bytes of everything else: what is in no block, biases, norms."""
     widened: Mapping[str, int] = field(default_factory=dict)
@@ -66,11 +68,12 @@ class Placed:
 def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
     """Return where the weights lie when ``streamed`` blocks wait."""
     waiting = blocks_to_stream(list(frozen.linears), streamed)
-    sizes = {block: sum(sizes) for block, sizes in frozen.linears.items()}
-    buffers = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
-    ring = min(SLOTS, len(buffers)) * max(buffers, default=0)
-    resident = sum(size for block, size in sizes.items() if block not in waiting)
-    return Placed(device=frozen.rest + resident + ring, host=sum(buffers))
+    units = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
+    units += [_aligned(size) for block in waiting for size in frozen.ahead.get(block, ())]
+    ring = min(SLOTS, len(units)) * max(units, default=0)
+    staying = [block for block in frozen.linears if block not in waiting]
+    resident = sum(sum(frozen.linears[block]) + sum(frozen.ahead.get(block, ())) for block in staying)
+    return Placed(device=frozen.rest + resident + ring, host=sum(units))
 
 
 def _aligned(size: int) -> int:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from host.errors import Problem, ProblemsFound
 from host.setting import UsedWhen, setting
 
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -22,8 +23,15 @@ class MemorySettings:
 
     def __post_init__(self) -> None:
         """Refuse what is no amount of memory."""
-        if self.vram_limit is not None:
+        if self.vram_limit is None:
+            return
+        try:
             parse_bytes(self.vram_limit)
+        except ValueError as error:
+            number = re.search(r"\d+(\.\d+)?", self.vram_limit)
+            remedy = f'Write  vram_limit = "{number[0] if number else 12}GB"'
+            problem = Problem(code="E03", what=f"{error}.", remedy=remedy, setting="vram_limit")
+            raise ProblemsFound([problem]) from error
 
 
 def parse_bytes(text: str) -> int:

@@ -1,18 +1,59 @@
 """Where streamed weights wait, and how they come to the device: from pinned memory, or from disk."""
 
+import math
 import mmap
 import tempfile
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from host.errors import MachineError
 from host.ring import Bytes
+
+
+class OpenFile:
+    """A file that is read here and there, and closed when nobody needs it any more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        weakref.finalize(self, file.close)
+
+    def read(self, start: int, target: Bytes) -> None:
+        """Fill ``target`` with the bytes from ``start`` on."""
+        self.file.seek(start)
+        if self.file.readinto(target.numpy().data) != len(target):  # pyright: ignore[reportAttributeAccessIssue]
+            raise MachineError.of(
+                f"{self.file.name} ended while frozen weights were read from it.",
+                "Something changed it while the program ran: start again.",
+                code="E22",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A tensor that lies in a file."""
+
+    file: OpenFile
+    start: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> Tensor:
+        """Return the tensor, in pages of its own on the CPU."""
+        content = torch.frombuffer(mmap.mmap(-1, self.nbytes), dtype=torch.uint8)
+        self.file.read(self.start, content)
+        return content.view(self.dtype).view(self.shape)
 
 
 @runtime_checkable
@@ -22,7 +63,7 @@ class Store(Protocol):
     kind: str
     """For messages: where the blocks wait."""
 
-    def add(self, place: int, offset: int, tensor: Tensor) -> None:
+    def add(self, place: int, offset: int, tensor: Tensor | FilePart) -> None:
         """Take ``tensor`` as the bytes from ``offset`` on of the block at ``place``."""
         ...
 
@@ -36,20 +77,23 @@ class Store(Protocol):
 
 
 class DiskStore:
-    """Blocks in a nameless file, which is gone however this process ends."""
+    """Blocks in a nameless file, which is gone however this process ends; or where their parts lie anyway."""
 
     kind = "on disk"
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.extents: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        self.extents: defaultdict[int, list[tuple[int, OpenFile, int, int]]] = defaultdict(list)
         self.end = 0
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this
-        weakref.finalize(self, self.file.close)
+        self.own = OpenFile(self.file)
 
-    def add(self, place: int, offset: int, tensor: Tensor) -> None:
+    def add(self, place: int, offset: int, tensor: Tensor | FilePart) -> None:
         """See ``Store``."""
+        if isinstance(tensor, FilePart):
+            self.extents[place].append((offset, tensor.file, tensor.start, tensor.nbytes))
+            return
         content = bytes_of(tensor.cpu())
         try:
             self.file.seek(self.end)
@@ -61,7 +105,7 @@ class DiskStore:
                 "Make room there, or give the first dataset a cache_directory on another disk.",
                 code="E22",
             ) from error
-        self.extents[place].append((offset, self.end, len(content)))
+        self.extents[place].append((offset, self.own, self.end, len(content)))
         self.end += len(content)
 
     def seal(self, sizes: Sequence[int]) -> None:
@@ -69,10 +113,8 @@ class DiskStore:
 
     def read(self, place: int, target: Bytes) -> None:
         """See ``Store``."""
-        for offset, position, size in self.extents[place]:
-            self.file.seek(position)
-            count = self.file.readinto(target[offset : offset + size].numpy().data)
-            assert count == size, "a file of our own is cut off"
+        for offset, file, position, size in self.extents[place]:
+            file.read(position, target[offset : offset + size])
 
 
 class HostStore:
@@ -87,9 +129,10 @@ class HostStore:
         if pinned:
             weakref.finalize(self, _unregister, self.flat)
 
-    def add(self, place: int, offset: int, tensor: Tensor) -> None:
+    def add(self, place: int, offset: int, tensor: Tensor | FilePart) -> None:
         """See ``Store``."""
-        self.loose[place].append((offset, tensor.cpu()))
+        there = tensor.read() if isinstance(tensor, FilePart) else tensor.cpu()
+        self.loose[place].append((offset, there))
 
     def seal(self, sizes: Sequence[int]) -> None:
         """See ``Store``; one block at a time is there twice."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dataset.batch import Batch
 from host.architecture import Architecture, Variant
+from host.check import Job
 from host.fit import FitSettings
 from host.flow_matching import Draw, NoiseSettings, draw_sample, interpolate, loss_weight, sample_losses
 from host.randomness import derived_seed, generator
@@ -96,3 +97,15 @@ class Objective:
             shift=shift,
             stream=lambda name: generator(seed=self.fit.seed, step=step, position=position, stream=name),
         )
+
+
+def objective_of(job: Job, transformer: nn.Module, adapter: Adapter) -> Objective:
+    """Return the objective of a checked job."""
+    return Objective(
+        architecture=job.config.architecture,
+        variant=job.files.variant,
+        transformer=transformer,
+        adapter=adapter,
+        noise=job.settings.noise,
+        fit=job.settings.fit,
+    )

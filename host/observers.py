@@ -5,15 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from host.architecture import Autoencoder
+from host.errors import MachineError
 from host.eta import Estimate, Slowdown
 from host.fit import StepReport
 from host.logs import JsonLines, Screen, Tracker, clock
@@ -24,10 +21,11 @@ from host.sampling import (
     Sampler,
     SampleSettings,
     SamplingStopped,
+    decode,
     parameters_text,
     save_picture,
-    to_picture,
 )
+from host.shortage import at_work_on, during
 from networks.lora import Adapter
 
 logger = logging.getLogger(__name__)
@@ -132,6 +130,8 @@ class SampleObserver:
     prompts: Sequence[SamplePrompt]
     settings: SampleSettings
     load_autoencoder: Callable[[], Autoencoder]
+    remedy: str
+    """What to write when memory runs out."""
     folder: Path
     name: str
     screen: Screen
@@ -156,8 +156,15 @@ class SampleObserver:
         self.adapter.use_dropout(None)
         self.adapter.set_strength(strength)
         try:
-            made = self._make(step, strength=strength)
+            with during("sampling", remedy=self.remedy):
+                made = self._make(step, strength=strength)
         except SamplingStopped:
+            return []
+        except MachineError as error:
+            if step == 0:
+                raise
+            # What was trained is worth more than a preview.
+            self._report(step, error)
             return []
         except Exception as error:  # a preview must never end a run
             self._report(step, error)
@@ -168,10 +175,27 @@ class SampleObserver:
         self.screen.say("sample", f"step {step}: {len(made)} pictures in {self.folder}")
         return made
 
+    def rehearse(self) -> None:
+        """Draw the largest picture in one step and decode it, keeping nothing; see ``host.rehearsal``.
+
+        Raises ``MachineError`` when memory runs out; any other failure is reported as in ``make``.
+        """
+        largest = max(self.prompts, key=lambda prompt: prompt.width * prompt.height)
+        self.adapter.use_dropout(None)
+        try:
+            with during("sampling", remedy=self.remedy), at_work_on("rehearsal of the largest"):
+                latents = replace(self.sampler, stopping=_never).latents(replace(largest, steps=1))
+                decode(self.load_autoencoder, [latents])
+        except MachineError:
+            raise
+        except Exception as error:  # a preview must never end a run
+            self._report(0, error)
+        release_memory()
+
     def _make(self, step: int, *, strength: float) -> list[Path]:
         with self.screen.alive("making samples"):
             latents = [self.sampler.latents(prompt) for prompt in self.prompts]
-            pictures = _decode(self.load_autoencoder, latents)
+            pictures = decode(self.load_autoencoder, latents)
         release_memory()
         made: list[Path] = []
         for number, (prompt, picture) in enumerate(zip(self.prompts, pictures, strict=True)):
@@ -189,10 +213,8 @@ class SampleObserver:
         self.screen.say("sample", f"step {step}: no pictures ({error}); training goes on{off}")
 
 
-def _decode(load: Callable[[], Autoencoder], latents: Sequence[Tensor]) -> list[Image.Image]:
-    autoencoder = load()
-    with torch.no_grad():
-        return [to_picture(autoencoder.decode(one)[0]) for one in latents]
+def _never() -> bool:
+    return False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from host.fingerprints import fingerprint_of
 from host.logs import Screen
 from host.model_files import ModelFiles
 from host.prepare import release_memory
+from host.remedies import circumstances, remedy
 from host.setting import facts_of, path_roles
+from host.shortage import during
 from host.text_caching import cache_texts
 
 
@@ -32,19 +35,16 @@ class Encoding:
     def pictures(self, items: Sequence[Item]) -> CacheCount:
         """Cache the latents of ``items``."""
         path = self.files.paths["vae"]
-        count = cache_latents(
-            items,
-            encoder=Encoder(
-                architecture=self.config.architecture,
-                variant=self.files.variant,
-                fingerprint=fingerprint_of(self.files.files_of("vae")),
-                load=lambda: self.config.architecture.load_autoencoder(
-                    path, device=self.device, disable_mmap=self._disable_mmap
-                ),
+        encoder = Encoder(
+            architecture=self.config.architecture,
+            variant=self.files.variant,
+            fingerprint=fingerprint_of(self.files.files_of("vae")),
+            load=lambda: self.config.architecture.load_autoencoder(
+                path, device=self.device, disable_mmap=self._disable_mmap
             ),
-            screen=self.screen,
-            stopping=self.stopping,
         )
+        with self._named("caching latents"):
+            count = cache_latents(items, encoder=encoder, screen=self.screen, stopping=self.stopping)
         release_memory()
         self.screen.say("latents", f"{len(items)} pictures: {count.sentence()}")
         return count
@@ -52,24 +52,21 @@ class Encoding:
     def texts(self, entries: Sequence[TextEntry]) -> CacheCount:
         """Cache the encoded captions and prompts ``entries``."""
         paths = text_paths(self.config, self.files)
-        count = cache_texts(
-            entries,
-            encoder=Encoder(
-                architecture=self.config.architecture,
+        encoder = Encoder(
+            architecture=self.config.architecture,
+            variant=self.files.variant,
+            fingerprint=text_encoders_fingerprint(self.config, self.files),
+            load=lambda: self.config.architecture.load_text_encoders(
+                paths,
+                device=self.device,
+                disable_mmap=self._disable_mmap,
                 variant=self.files.variant,
-                fingerprint=text_encoders_fingerprint(self.config, self.files),
-                load=lambda: self.config.architecture.load_text_encoders(
-                    paths,
-                    device=self.device,
-                    disable_mmap=self._disable_mmap,
-                    variant=self.files.variant,
-                    settings=self.config.settings.plugin,
-                ),
-                settings=_changed(self.config.settings.plugin),
+                settings=self.config.settings.plugin,
             ),
-            screen=self.screen,
-            stopping=self.stopping,
+            settings=_changed(self.config.settings.plugin),
         )
+        with self._named("caching texts"):
+            count = cache_texts(entries, encoder=encoder, screen=self.screen, stopping=self.stopping)
         release_memory()
         self.screen.say("text", f"{len(entries)} captions and prompts: {count.sentence()}")
         return count
@@ -78,6 +75,11 @@ class Encoding:
         """Name the cache entries that no picture or prompt uses; delete them if the settings say so."""
         clean = self.config.settings.data.clean_cache
         tidy(items, prompts, code=self.config.architecture.code, clean=clean, screen=self.screen)
+
+    def _named(self, phase: str) -> AbstractContextManager[None]:
+        """Return a block in which an out-of-memory says its phase, and what would help."""
+        found = circumstances(self.config, self.files, device_type=self.device.type)
+        return during(phase, remedy=remedy(phase, found))
 
     @property
     def _disable_mmap(self) -> bool:

@@ -11,7 +11,7 @@ from itertools import product
 from host.errors import MachineError
 from host.memory_changes import Change, milder
 from host.memory_estimate import HOST_ALLOWANCE, Estimator, PhaseBytes, Scene
-from host.prepare import ModelSettings
+from host.prepare import ModelSettings, eight_bit_form
 from host.settings import RunSettings
 from host.values import as_toml
 
@@ -112,7 +112,7 @@ def suggestion(
 ) -> str:
     """Return a sentence on what 8 bit would spare, with the lines to paste; empty when that is nothing."""
     model = plan.settings.model
-    if not plan.fits or model.fp8_base or not model.blocks_to_swap:
+    if not plan.fits or eight_bit_form(model) or not model.blocks_to_swap:
         return ""
     coded = replace(plan.settings, model=replace(model, fp8_base=True, fp8_scaled=True))
     other = plan_memory(estimator, coded, scene, unset=unset, budget=budget)

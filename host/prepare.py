@@ -9,8 +9,10 @@ from torch import nn
 
 from host.architecture import Architecture
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
+from host.foreign_words import CHOOSE_BLOCKS
 from host.headers import read_header
-from host.setting import UsedWhen, setting, setting_given
+from host.quantization import FP8, FP8_SCALED, INT8, Form
+from host.setting import UsedWhen, setting, setting_is
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
@@ -19,6 +21,9 @@ from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
 DEFAULT_DIM = 16
+
+
+NOT_IN_FP8 = UsedWhen(test=lambda resolved: not resolved["fp8_base"], says="fp8_base = false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +62,22 @@ class ModelSettings:
     )
     fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
     fp8_scaled: bool = setting(
-        False, help="8 bit with a scale for every 64 weights.", used_when=setting_given("fp8_base")
+        False, help="8 bit with a scale for every 64 weights.", used_when=setting_is("fp8_base", True)
     )
+    int8_base: bool = setting(
+        False,
+        help="In place of fp8_base: the linears that see tokens as 8-bit integers, a scale for every row.",
+        used_when=NOT_IN_FP8,
+    )
+
+
+def eight_bit_form(model: ModelSettings) -> Form | None:
+    """Return how the settings keep frozen weights in 8 bit; None where they do not."""
+    if model.int8_base:
+        return INT8
+    if not model.fp8_base:
+        return None
+    return FP8_SCALED if model.fp8_scaled else FP8
 
 
 BEGINS_ANEW = UsedWhen(
@@ -70,7 +89,7 @@ BEGINS_ANEW = UsedWhen(
 class NetworkSettings:
     """Which adapter, on which linears."""
 
-    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1)
+    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1, maximum=4096)
     network_alpha: float | None = setting(
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",
@@ -96,6 +115,13 @@ class NetworkSettings:
     )
 
 
+def _instead_of(complaint: str) -> str:
+    """Return what to do about a word of network_args that is not read."""
+    if "train_blocks" in complaint:
+        return CHOOSE_BLOCKS
+    return "Remove it. Linears are chosen so:  network_args = [\"exclude_patterns=['single_blocks.*']\"]"
+
+
 def check_network(architecture: Architecture, settings: NetworkSettings) -> list[Problem]:
     """Return what is wrong with the adapter's settings before the model is there."""
     problems: list[Problem] = []
@@ -107,8 +133,10 @@ def check_network(architecture: Architecture, settings: NetworkSettings) -> list
     try:
         parse_network_args(settings.network_args)
     except ValueError as error:
-        remedy = "Correct the line  network_args = [...]"
-        problems.append(Problem(what=f"network_args: {error}", remedy=remedy, setting="network_args"))
+        problems += [
+            Problem(what=f"{line}.", remedy=_instead_of(line), setting="network_args")
+            for line in str(error).splitlines()
+        ]
     if settings.network_weights is not None:
         problems += _check_continuing(settings, settings.network_weights)
     return problems

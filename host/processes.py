@@ -1,8 +1,9 @@
 """One process or several: accelerate starts and joins them, and this is all they share."""
 
+import importlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -42,6 +43,13 @@ class Processes:
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
+    def from_main(self, names: Sequence[str]) -> list[str]:
+        """Return what the main process gives, in every process."""
+        box = [list(names)]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - one value, one meaning
         """Whether any process says so."""
         if self.world == 1:
@@ -64,6 +72,9 @@ def join_processes(device: str) -> Processes:
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=torch.device(wanted))
+    # Before the group is made: its functions keep the group of their import as a default argument, so that
+    # its threads would outlive destroy_process_group and abort a program that ends ("terminate called").
+    importlib.import_module("torch.distributed.nn")
     from accelerate import PartialState
 
     # Main caches, samples and saves alone while the others wait: longer than any default allows.

@@ -17,6 +17,9 @@ from host.saving import all_loras
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
 from host.validation_record import validation_path
 
+LONGEST_NAME = 200
+"""Bytes of an output_name: file systems allow 255, and suffixes are added."""
+
 
 class StartKind(Enum):
     """What a start does."""
@@ -49,7 +52,7 @@ def write_record(output: OutputSettings, *, progress: Progress, finished: bool) 
     """Write what is being run and, of a finished run, what its LoRA's bytes are."""
     document = {
         "finished": finished,
-        "run": asdict(replace(progress, step=0)),
+        "run": asdict(progress.run),
         "steps": progress.step,
         "sha256": content_hash(final_path(output)) if finished else None,
     }
@@ -73,7 +76,7 @@ def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> 
     there = all_loras(output.output_dir, output.output_name)
     if record is None and not there:
         return Start(kind=StartKind.BEGIN)
-    same = record is not None and record["run"] == json.loads(json.dumps(asdict(replace(now, step=0))))
+    same = record is not None and record["run"] == json.loads(json.dumps(asdict(now.run)))
     if same and record is not None and record["finished"] and final_path(output).exists():
         return Start(kind=StartKind.FINISHED)
     state, _ = latest_state(output.output_dir, output.output_name)
@@ -105,6 +108,12 @@ def _refuse_place(output: OutputSettings) -> None:
         what = f'output_name = "{name}" is no plain file name.'
         plain = Path(name).name.strip(".") or "lora"
         remedy = f'Write  output_name = "{plain}"  and put folders into output_dir.'
+        raise ConfigError.of(what, remedy, setting="output_name")
+    if not name.isprintable() or len(name.encode()) > LONGEST_NAME or name.endswith(".safetensors"):
+        what = f"output_name = {json.dumps(name, ensure_ascii=False)} is no good name: "
+        what += f"it is to be printable, at most {LONGEST_NAME} bytes long, and without .safetensors."
+        plain = "".join(letter for letter in name.removesuffix(".safetensors") if letter.isprintable())
+        remedy = f'Write  output_name = "{plain.encode()[:60].decode(errors="ignore") or "lora"}"'
         raise ConfigError.of(what, remedy, setting="output_name")
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     if not there.is_dir():

@@ -1,6 +1,7 @@
 """Which streamed block is copied when, and into which buffer; knows no device and no model.
 
-A step visits the blocks in order, forward, and again in reverse, backward. As the next visit is known,
+A linear that travels by itself is a block here; mostly one that no backward pass goes through. A step visits
+the blocks in order, forward, and again in reverse, backward. As the next visit is known,
 its copy begins while the one before is computed with. Weights only ever come in: a buffer that is done
 with is written over.
 """

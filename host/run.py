@@ -14,11 +14,14 @@ from host.config import Config, load_config, metadata_values, resolved_toml
 from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
+from host.frozen import copies_folder, copy_of
 from host.logs import Screen
 from host.memory_check import Fitted, cap_device_memory, fit_to_memory
 from host.phases import Encoding
 from host.placing import placing
 from host.processes import Processes, join_processes
+from host.quantized_copy import tidy_copies
+from host.remedies import circumstances, remedy
 from host.results import (
     Start,
     StartKind,
@@ -69,9 +72,14 @@ def train(argv: Sequence[str]) -> str:
     if start.kind is StartKind.FINISHED:
         return _verify_again(job, screen)
     conditioning = _prepare_caches(job, processes, screen, stopping)
-    with during("loading"):
+    found = circumstances(job.config, job.files, device_type=processes.device.type)
+    with during("loading", remedy=remedy("loading", found)):
         training = prepare_training(
-            job, progress=progress, processes=processes, screen=screen, stopping=stopping
+            job,
+            progress=replace(progress, kept=_kept(start)),
+            processes=processes,
+            screen=screen,
+            stopping=stopping,
         )
     _make_way(training, start)
     done = run_training(training, start, conditioning=conditioning)
@@ -161,7 +169,15 @@ def _fitted(job: Job, start: Start, processes: Processes) -> Fitted:
     if start.kind is StartKind.FINISHED:
         return Fitted(job=job, lines=(), notes=())
     texts = [*text_entries(job.items), *_prompt_entries(job)]
-    return fit_to_memory(job, device=processes.device, texts=texts)
+    return fit_to_memory(job, device=processes.device, texts=texts, exact=_kept(start) or ())
+
+
+def _kept(start: Start) -> list[str] | None:
+    """Return the layers that a run which goes on does not keep in 8 bit; None for one that begins.
+
+    A state that knows of no choice was made without one.
+    """
+    return None if start.state is None else read_progress(start.state).kept or []
 
 
 def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
@@ -217,11 +233,11 @@ def _prepare_caches(
         encoding = Encoding(
             config=job.config, files=job.files, device=processes.device, screen=screen, stopping=stopping
         )
-        with during("caching latents"):
-            encoding.pictures(job.items)
-        with during("caching texts"):
-            encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
+        encoding.pictures(job.items)
+        encoding.texts([*text_entries(job.items), *_prompt_entries(job)])
         encoding.tidy(job.items, _prompt_entries(job))
+        for line in tidy_copies(copies_folder(job), copy_of(job), clean=job.settings.data.clean_cache):
+            screen.say("cache", line)
     processes.wait()
     return conditioning_of(_prompt_entries(job), variant=job.files.variant)
 

@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent, H W pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +14,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
-from host.architecture import Architecture, Variant
+from host.architecture import Architecture, Autoencoder, Variant
 from host.atomic import write_file
 from host.flow_matching import shift_sigma
 from host.prompts import SamplePrompt
 from host.setting import setting, setting_given
+from host.shortage import at_work_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class Sampler:
             width=prompt.width // self.architecture.pixels_per_latent,
             seed=self.seed if prompt.seed is None else prompt.seed,
         )
-        return euler(self._velocity_of(prompt), noise.to(self.device), sigmas)
+        with at_work_on(f"a picture of {prompt.width}x{prompt.height}"):
+            return euler(self._velocity_of(prompt), noise.to(self.device), sigmas)
 
     def _sigmas(self, prompt: SamplePrompt) -> Float[Tensor, " steps_and_1"]:
         if prompt.flow_shift:
@@ -125,6 +127,13 @@ def euler(
     for sigma, following in pairwise(levels):
         latents = latents + (following - sigma) * velocity(latents, sigma)
     return latents
+
+
+def decode(load: Callable[[], Autoencoder], latents: Iterable[Tensor]) -> list[Image.Image]:
+    """Return pictures of latents (1 c h w), by an autoencoder loaded for them and gone afterwards."""
+    with torch.no_grad(), at_work_on("decoding"):
+        autoencoder = load()
+        return [to_picture(autoencoder.decode(one)[0]) for one in latents]
 
 
 def to_picture(pixels: Float[Tensor, "3 H W"]) -> Image.Image:

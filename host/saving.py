@@ -10,6 +10,7 @@ import torch
 from host.errors import ConfigError, FailedRunError, Problem, name_some
 from host.headers import Header, read_header
 from host.outputs import OutputSettings
+from host.shortage import at_work_on, during
 from networks.dialects import read_foreign_lora
 from networks.diffusers_files import verify_diffusers_lora, write_diffusers_lora
 from networks.files import read_lora, write_lora
@@ -23,6 +24,9 @@ BEST = "-best-step"
 """What comes between the name of a run and the step of its best LoRA."""
 SECOND = "-diffusers"
 """What follows the name of the second file when a LoRA is saved in both layouts."""
+
+REMEDY = "Write a smaller  network_dim"
+"""When there is no memory to save with."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float": torch.float32}
 
@@ -73,17 +77,16 @@ class LoraSaver:
         """Where the LoRA of an epoch, counted from 1, goes."""
         return self.output.output_dir / f"{self.output.output_name}-{epoch:06d}.safetensors"
 
-    def best_path(self, step: int) -> Path:
-        """Where the LoRA of the best held-out loss goes."""
-        return self.output.output_dir / f"{self.output.output_name}{BEST}{step:08d}.safetensors"
-
     def save(self, path: Path, *, step: int, epoch: int, must_change: bool = True) -> Verification:
         """Write the LoRA in every layout that is asked for, verify each file, put it in place.
 
         A file that fails is never put in place.
         """
+        with during("saving", remedy=REMEDY), at_work_on(path.name):
+            return self._save(path, self.metadata(step, epoch), must_change=must_change)
+
+    def _save(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = self.metadata(step, epoch)
         files = {path: self.output.save_format}
         if self.output.save_format == "both":
             files = {path: KOHYA, second_file(path): DIFFUSERS}
@@ -236,6 +239,11 @@ def intermediate_loras(output_dir: Path, name: str) -> list[Path]:
         if on_the_way and not _is_of_another_run(path):
             found.append(path)
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def best_path(output_dir: Path, name: str, step: int) -> Path:
+    """Return where the LoRA of the best held-out loss goes."""
+    return output_dir / f"{name}{BEST}{step:08d}.safetensors"
 
 
 def best_loras(output_dir: Path, name: str) -> dict[int, Path]:

@@ -8,42 +8,64 @@ import torch
 
 from host.errors import MachineError
 
-REMEDIES = {
-    "caching latents": "Write a smaller  resolution , or cache with  --device cpu",
-    "caching texts": "Cache the captions first with their own program and  --device cpu",
-    "loading": "Write  fp8_base = true  and  fp8_scaled = true , or a larger  blocks_to_swap",
-    "validating": "Write  validation_budget = 0 , or what helps training: a larger  blocks_to_swap",
-    "training": "Write a larger  blocks_to_swap , or  gradient_checkpointing = true , or  batch_size = 1",
-}
-"""Phase -> what makes it smaller."""
-
-SIZE = re.compile(r"([0-9.]+) (GiB|MiB|KiB|bytes)")
+SIZE = re.compile(r"([0-9.]+) ?(GiB|MiB|KiB|bytes)")
 BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+OF_THE_CPU = "can't allocate memory"
+"""How torch's allocator for main memory says it, in a plain ``RuntimeError``."""
 
 
 @contextmanager
-def during(phase: str, *, what: str = "") -> Iterator[None]:
-    """While the block runs, say of an out-of-memory that it was in ``phase``, at work on ``what``.
+def during(phase: str, *, remedy: str = "") -> Iterator[None]:
+    """While the block runs, say of an out-of-memory that it was in ``phase``, and what to do.
 
-    Raises ``MachineError`` (E22, exit code 4) in its place.
+    Raises ``MachineError`` (E22, exit code 4) in its place. One that an inner block named stays.
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        about = f" ({what})" if what else ""
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        about = ", ".join(reversed(getattr(error, "__notes__", [])))
         where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "main memory"
         raise MachineError.of(
-            f"out of memory ({where}) while {phase}{about}{_short(str(error))}.",
-            f"{REMEDIES[phase]}\nClose what else uses the memory; nothing that was saved is lost.",
+            f"out of memory ({where}) while {phase}{f' ({about})' if about else ''}{_short(str(error))}.",
+            "\n".join(
+                [
+                    *([remedy] if remedy else []),
+                    "Close what else uses the memory; nothing that was saved is lost.",
+                ]
+            ),
             code="E22",
         ) from error
 
 
+@contextmanager
+def at_work_on(what: str) -> Iterator[None]:
+    """Let an out-of-memory in the block say that it came while ``what`` was worked on."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_shortage(error):
+            error.add_note(what)
+        raise
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on a device or on the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or OF_THE_CPU in str(error)
+
+
 def _short(message: str) -> str:
     """Return what torch says was asked for and free, as what was short; empty when it says neither."""
-    asked = re.search(rf"Tried to allocate {SIZE.pattern}", message)
+    asked = re.search(rf"[Tt]ried to allocate {SIZE.pattern}", message)
     free = re.search(rf"of which {SIZE.pattern} is free", message)
-    if asked is None or free is None:
+    if asked is None:
         return ""
-    wanted, there = (float(found[1]) * BYTES[found[2]] for found in (asked, free))
-    return f": {max(0.0, wanted - there) / 1e9:.2f} GB short ({wanted / 1e9:.2f} GB asked for)"
+    wanted = _bytes_of(asked)
+    if free is None:
+        return f": {wanted / 1e9:.2f} GB asked for"
+    return f": {max(0.0, wanted - _bytes_of(free)) / 1e9:.2f} GB short ({wanted / 1e9:.2f} GB asked for)"
+
+
+def _bytes_of(found: re.Match[str]) -> float:
+    return float(found[1]) * BYTES[found[2]]

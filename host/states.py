@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ FIXED = (
     "mixed_precision",
     "fp8_base",
     "fp8_scaled",
+    "int8_base",
     "optimizer_type",
     "optimizer_args",
     "gradient_accumulation_steps",
@@ -58,7 +59,14 @@ class Progress:
     files: dict[str, str]
     """Setting -> fingerprint of every model file, tokenizer and LoRA that the run begins from."""
     processes: int
+    kept: list[str] | None = None
+    """Layers that are not kept in 8 bit though the settings ask for it; None: not chosen yet."""
     format: str = FORMAT
+
+    @property
+    def run(self) -> "Progress":
+        """What the run is, whatever its step and what was chosen for it."""
+        return replace(self, step=0, kept=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Streams the frozen weights of chosen blocks to the device, each time a block needs them.
 
-Weights go one way only. What a block shares with all others stays where it is: biases, norms, and the
-adapter with its gradients and moments.
+Linears of theirs that the model uses ahead of all blocks come by themselves, once in a forward pass, and
+again only when a gradient goes through them. Weights go one way only. What a block shares with all others
+stays where it is: biases, norms, and the adapter with its gradients and moments.
 """
 
 import math
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from host.movers import CudaMover, DiskStore, HostStore, PlainMover, Store
-from host.quantization import FrozenWeight, Parts
+from host.movers import CudaMover, DiskStore, FilePart, HostStore, PlainMover, Store
+from host.quantization import FrozenWeight
 from host.ring import Bytes, Direction, Mover, Ring, Visit
+from networks.linears import StoredLinear
 
 SLOTS = 2
 """Buffers of the ring: one block is computed with while the next one comes."""
@@ -57,17 +59,23 @@ class Span:
 
 
 class Shelf:
-    """The weights of the streamed blocks: what lies where, and at a time in one block only, its numbers."""
+    """The weights of the streamed blocks: what lies where, and of one unit at a time its numbers.
 
-    def __init__(self, paths: Sequence[str], store: Store) -> None:
-        self.paths = tuple(paths)
+    A unit is what travels by itself: a block, or a linear of one that is used ahead of all blocks.
+    """
+
+    def __init__(self, blocks: Sequence[str], store: Store, *, ahead: Sequence[str] = ()) -> None:
+        """``ahead`` are the linears of these blocks that are used before all blocks, in that order."""
+        self.ahead, self.blocks = tuple(ahead), tuple(blocks)
+        self.units = self.ahead + self.blocks
+        """What travels by itself, in the order of a forward pass."""
         self.store = store
-        self.sizes = [0] * len(paths)
-        self.spans: list[list[tuple[FrozenWeight, list[Span]]]] = [[] for _ in paths]
+        self.sizes = [0] * len(self.units)
+        self.spans: list[list[tuple[FrozenWeight, list[Span]]]] = [[] for _ in self.units]
 
-    def put(self, path: str, weight: FrozenWeight, parts: Parts) -> None:
-        """Take the numbers of a weight of the block ``path``."""
-        place, spans = self.paths.index(path), []
+    def put(self, path: str, weight: FrozenWeight, parts: Sequence[Tensor | FilePart]) -> None:
+        """Take the numbers of a weight that travels with ``path``: its block, or itself."""
+        place, spans = self.units.index(path), []
         for part in parts:
             start = self.sizes[place]
             self.store.add(place, start, part)
@@ -76,28 +84,28 @@ class Shelf:
         self.spans[place].append((weight, spans))
 
     def lend(self, place: int, whole: Bytes) -> None:
-        """Let the weights of a block be read from ``whole``."""
+        """Let the weights of a unit be read from ``whole``."""
         for weight, spans in self.spans[place]:
             weight.parts = tuple(span.of(whole) for span in spans)
 
     def take_back(self, place: int) -> None:
-        """Make reading the weights of a block a mistake that is noticed."""
+        """Make reading the weights of a unit a mistake that is noticed."""
         for weight, _ in self.spans[place]:
             weight.parts = None
 
 
 class Streamer:
-    """Has the weights of a block there when it runs, forward and backward."""
+    """Has the weights of a unit there when it runs, forward and backward."""
 
     def __init__(self, shelf: Shelf, *, mover: Mover, device: torch.device) -> None:
         self.shelf = shelf
-        self.ring = Ring(shelf.sizes, slots=min(SLOTS, len(shelf.paths)), mover=mover, device=device)
+        self.ring = Ring(shelf.sizes, slots=min(SLOTS, len(shelf.units)), mover=mover, device=device)
         self.lent: int | None = None
         self.timed: Callable[[], AbstractContextManager[None]] = nullcontext
         """What times the waiting for copies."""
 
     def enter(self, visit: Visit, *, training: bool) -> None:
-        """Make the weights of a block readable, and those of the one before unreadable."""
+        """Make the weights of a unit readable, and those of the one before unreadable."""
         self._take_back()
         with self.timed():
             whole = self.ring.enter(visit, training=training)
@@ -105,7 +113,7 @@ class Streamer:
         self.lent = visit.place
 
     def leave(self, visit: Visit) -> None:
-        """Say that a block is done with."""
+        """Say that a unit is done with."""
         if self.lent == visit.place:
             self._take_back()
         with self.timed():
@@ -119,16 +127,23 @@ class Streamer:
     def describe(self) -> str:
         """Return one line: how much waits where, and what the ring takes."""
         shelf, buffers = self.shelf, self.ring.buffers
+        once = sum(shelf.sizes[: len(shelf.ahead)])
         return (
-            f"{len(shelf.paths)} blocks wait {shelf.store.kind}, {sum(shelf.sizes) / 1e9:.2f} GB; "
+            f"{len(shelf.blocks)} blocks wait {shelf.store.kind}, {sum(shelf.sizes) / 1e9:.2f} GB"
+            f"{f' ({once / 1e9:.2f} GB of it used ahead of the blocks)' if once else ''}; "
             f"{len(buffers)} buffers of {len(buffers[0]) / 1e9:.2f} GB are kept for them"
         )
 
 
-def open_shelf(paths: Sequence[str], *, device: torch.device, folder: Path) -> Shelf:
-    """Return an empty shelf: in pinned memory for a GPU, in a file below ``folder`` for the CPU."""
+def open_shelf(
+    blocks: Sequence[str], *, ahead: Sequence[str] = (), device: torch.device, folder: Path
+) -> Shelf:
+    """Return an empty shelf: in pinned memory for a GPU, in a file below ``folder`` for the CPU.
+
+    ``ahead`` are the linears of these blocks that travel by themselves; see ``Shelf``.
+    """
     on_gpu = device.type == "cuda"
-    return Shelf(paths, HostStore(pinned=True) if on_gpu else DiskStore(folder))
+    return Shelf(blocks, HostStore(pinned=True) if on_gpu else DiskStore(folder), ahead=ahead)
 
 
 def open_streamer(shelf: Shelf, *, device: torch.device) -> Streamer:
@@ -141,13 +156,21 @@ def open_streamer(shelf: Shelf, *, device: torch.device) -> Streamer:
 
 def stream_blocks(transformer: nn.Module, streamer: Streamer) -> None:
     """Let the streamed blocks of ``transformer`` send for their weights; after checkpointing was set up."""
-    for place, path in enumerate(streamer.shelf.paths):
-        block = transformer.get_submodule(path)
-        block.forward = partial(_run, streamer, place, block.forward)
+    shelf = streamer.shelf
+    for place, path in enumerate(shelf.units):
+        unit = transformer.get_submodule(path)
+        if path in shelf.ahead:
+            unit = _stored_in(unit)
+        unit.forward = partial(_run, streamer, place, unit.forward)
+
+
+def _stored_in(linear: nn.Module) -> nn.Module:
+    """Return the frozen linear without the adapter on it, which works without the weight, backward too."""
+    return next(module for module in linear.modules() if isinstance(module, StoredLinear))
 
 
 def _run(streamer: Streamer, place: int, forward: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a block with its weights there, and have them there again when its backward pass comes."""
+    """Run a unit with its weights there, and have them there again when its backward pass comes."""
     there, back = Visit(place, Direction.FORWARD), Visit(place, Direction.BACKWARD)
     training = torch.is_grad_enabled()
     streamer.enter(there, training=training)

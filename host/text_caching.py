@@ -12,6 +12,7 @@ from dataset.text_entries import find_texts, folders_of_texts
 from host.architecture import TextEncoders
 from host.caching import CacheCount, Encoder, TextEntry, is_due, stop_if, text_fingerprint
 from host.logs import Screen
+from host.shortage import at_work_on
 
 
 def cache_texts(
@@ -69,7 +70,7 @@ def _encode_texts(
         tell_overflow(encoders.caption_overflow(list(due)), screen)
     for text in screen.watch(list(due), what="texts encoded"):
         stop_if(stopping)
-        with torch.no_grad():
+        with torch.no_grad(), at_work_on(f'"{text[:40]}"'):
             encoded = encoders.encode([text])
         tensors = {
             spec.cache_name: encoded[name][0].to("cpu", spec.dtype)

@@ -12,6 +12,7 @@ from host.values import as_toml, joined
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]")
 _KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[A-Za-z0-9_.-]+)\s*=\s*""")
+_COLON = re.compile(r"""\s*["']?([A-Za-z_]\w*)["']?\s*:\s*(.*?),?\s*""")
 _DOUBLE_QUOTED = re.compile(r'"([^"]*)"')
 _POSITION = re.compile(r"line (\d+)")
 
@@ -181,10 +182,17 @@ def _cause(line: str, message: str) -> tuple[str, str]:
     elif key and value[:1].isalpha():
         repaired = f"{key[1]} = {as_toml(value)}"
         what = f"the text {value} needs quotes"
+    elif other := _COLON.fullmatch(line):
+        repaired = f"{other[1]} = {_plain_value(other[2])}"
+        what = "this is written as in YAML or JSON, not TOML"
     else:
         detail = message.partition(" (")[0]
         return f"this is not TOML ({detail[:1].lower()}{detail[1:]})", "Correct the line."
     return what, f"Write:  {repaired.strip()}"
+
+
+def _plain_value(text: str) -> str:
+    return text if _is_value(text) else as_toml(text)
 
 
 def _in_single_quotes(found: re.Match[str]) -> str:

@@ -5,13 +5,14 @@ Only main saves, samples and writes logs; every process computes.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from host.account import has_room_for_copy
 from host.atomic import remove_all
 from host.caching import cache_names
 from host.check import Job
@@ -19,20 +20,25 @@ from host.draws import batch_loader
 from host.errors import FailedRunError, name_some
 from host.eta import Estimate
 from host.fit import Loop, NotFiniteError, StepReport, fit
-from host.frozen import Frozen, Home, load_frozen_transformer, start_blocks
+from host.frozen import Frozen, Home, copies_folder, copy_of, load_frozen_transformer, start_blocks
+from host.gradient_receipt import Choice, choose_layers
+from host.heap import map_large_tensors
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import lora_metadata
-from host.objective import Objective
+from host.objective import objective_of
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
 from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
+from host.rehearsal import may_run_out, rehearse_step
+from host.remedies import circumstances, remedy
 from host.results import Start
 from host.sampling import Sampler
-from host.saving import LoraSaver
+from host.saving import REMEDY, LoraSaver
 from host.schedulers import learning_rate_factor
+from host.shortage import at_work_on, during
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
 from host.validation_observer import ValidationObserver
@@ -63,15 +69,21 @@ def prepare_training(
 ) -> Training:
     """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
+    if processes.device.type == "cpu":
+        map_large_tensors()
+    home = _home(job, processes, screen)
     with screen.alive("loading the transformer"):
+        choice = choose_layers(job, progress, home=home) if processes.is_main else Choice(kept=())
+        kept = processes.from_main(choice.kept)
         frozen = load_frozen_transformer(
             architecture,
             job.files.paths["dit"],
             skeleton=job.files.skeleton(),
             settings=settings.model,
-            home=Home(device=processes.device, folder=job.items[0].latent_cache.parent),
+            home=home,
+            exact=kept,
         )
-    for note in frozen.notes:
+    for note in (*choice.of_copy, *frozen.notes, *choice.notes):
         screen.say("load", note)
     linears = linears_of(frozen.transformer)
     adapter = attach_adapter(
@@ -90,7 +102,7 @@ def prepare_training(
     )
     training = Training(
         job=job,
-        progress=progress,
+        progress=replace(progress, kept=kept),
         processes=processes,
         screen=screen,
         stopping=stopping,
@@ -106,6 +118,18 @@ def prepare_training(
     return training
 
 
+def _home(job: Job, processes: Processes, screen: Screen) -> Home:
+    room = has_room_for_copy(job, device_type=processes.device.type)
+    if not room:
+        screen.say("load", f"8 bit: no copy is kept for the next start: no room in {copies_folder(job)}")
+    return Home(
+        device=processes.device,
+        folder=job.items[0].latent_cache.parent,
+        copy=copy_of(job) if room else None,
+        writes_copy=processes.is_main,
+    )
+
+
 def run_training(
     training: Training, start: Start, *, conditioning: Mapping[str, Mapping[str, Tensor]]
 ) -> int:
@@ -113,8 +137,13 @@ def run_training(
     job = training.job
     first_step = _restore(training, start)
     sample = _sample_observer(training, conditioning)
+    loop = _loop(training)
+    if may_run_out(training.processes.device):
+        _rehearse(training, loop)
     if sample is not None and first_step == 0 and job.settings.sample.sample_at_first:
         sample.make(0, strength=0.0)
+    elif sample is not None and may_run_out(training.processes.device):
+        sample.rehearse()
     watch = _progress_observer(training, first_step=first_step, sampling=sample is not None)
     observers: list[Callable[[StepReport], None]] = [watch]
     if training.processes.is_main:
@@ -125,11 +154,9 @@ def run_training(
         observers.append(sample)
     began = time.monotonic()
     try:
-        with watch.refreshing():
+        with watch.refreshing(), during("training", remedy=_remedy(training, "training")):
             validation.begin(first_step, epoch=_epoch_after(training, first_step))
-            done = fit(
-                _loop(training), first_step=first_step, observers=observers, stopping=training.stopping
-            )
+            done = fit(loop, first_step=first_step, observers=observers, stopping=training.stopping)
     except NotFiniteError as error:
         raise _went_wrong(training, error) from error
     finally:
@@ -145,16 +172,32 @@ def run_training(
     return done
 
 
+def _rehearse(training: Training, loop: Loop) -> None:
+    with (
+        training.screen.alive("rehearsing the largest bucket"),
+        during("training", remedy=_remedy(training, "training")),
+    ):
+        rehearse_step(loop)
+
+
+def _remedy(training: Training, phase: str) -> str:
+    job = training.job
+    sizes = [dataset.batch_size for dataset in job.datasets]
+    device_type = training.processes.device.type
+    return remedy(phase, circumstances(job.config, job.files, device_type=device_type, batch_size=max(sizes)))
+
+
 def save_training_state(training: Training, step: int, *, final: bool = False) -> Path:
     """Save what exact resuming needs after ``step`` steps."""
     output = training.job.settings.output
     path = state_path(output.output_dir, output.output_name, None if final else step)
-    write_state(
-        path,
-        adapter=training.adapter.state(),
-        optimizer=training.optimizer.state_dict(),
-        progress=Progress(**{**_fields(training.progress), "step": step}),
-    )
+    with during("saving", remedy=REMEDY), at_work_on(path.name):
+        write_state(
+            path,
+            adapter=training.adapter.state(),
+            optimizer=training.optimizer.state_dict(),
+            progress=Progress(**{**_fields(training.progress), "step": step}),
+        )
     return path
 
 
@@ -184,21 +227,9 @@ def _restore(training: Training, start: Start) -> int:
     return state.progress.step
 
 
-def _objective(training: Training) -> Objective:
-    job = training.job
-    return Objective(
-        architecture=job.config.architecture,
-        variant=job.files.variant,
-        transformer=training.frozen.transformer,
-        adapter=training.adapter,
-        noise=job.settings.noise,
-        fit=job.settings.fit,
-    )
-
-
 def _loop(training: Training) -> Loop:
     job, settings = training.job, training.job.settings
-    objective = _objective(training)
+    objective = objective_of(job, training.frozen.transformer, training.adapter)
     load = batch_loader(job.trained, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:
@@ -281,28 +312,32 @@ def _validation_observer(
     validator = make_validator(
         job,
         plan,
-        objective=_objective(training),
+        objective=objective_of(job, training.frozen.transformer, training.adapter),
         processes=training.processes,
         stopping=training.stopping,
     )
     return make_validation_observer(
-        job, plan, validator=validator, watch=watch, saver=training.saver, first_step=first_step
+        job, plan, validator=validator, watch=watch, save=_save(training), first_step=first_step
     )
+
+
+def _save(training: Training) -> Callable[[Path, int, int], None]:
+    def save(path: Path, step: int, epoch: int) -> None:
+        found = training.saver.save(path, step=step, epoch=epoch)
+        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
+
+    return save
 
 
 def _save_observer(training: Training) -> SaveObserver:
     output, saver = training.job.settings.output, training.saver
-
-    def save(path: Path, step: int, epoch: int) -> None:
-        found = saver.save(path, step=step, epoch=epoch)
-        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
 
     def prune() -> None:
         saver.prune()
         prune_states(output)
 
     return SaveObserver(
-        save=save,
+        save=_save(training),
         save_state=lambda step: save_training_state(training, step),
         prune=prune,
         step_path=saver.step_path,
@@ -338,6 +373,7 @@ def _sample_observer(
         load_autoencoder=lambda: architecture.load_autoencoder(
             job.files.paths["vae"], device=device, disable_mmap=job.settings.model.disable_mmap
         ),
+        remedy=_remedy(training, "sampling"),
         folder=job.settings.output.output_dir / "sample",
         name=job.settings.output.output_name,
         screen=training.screen,

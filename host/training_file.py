@@ -58,7 +58,11 @@ def nested_sections(source: TomlSource) -> Iterator[Problem]:
             ]
     for section in nested:
         hint = "  For pictures write [[datasets]]." if "data" in section else ""
-        what = f"{section} ({source.path.name}) is not a section of settings."
+        lines = (
+            number for number, line in enumerate(source.lines, start=1) if line.strip().startswith(section)
+        )
+        place = ", ".join([source.path.name, *(f"line {number}" for number in lines)])
+        what = f"{section} ({place}) is not a section of settings."
         yield Problem(
             code="E02", what=what, remedy=f"Write a plain section such as [training], or none.{hint}"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from host.eta import Estimate
 from host.fit import StepReport
 from host.logs import JsonLines, Screen, Tracker
-from host.shortage import during
+from host.shortage import at_work_on
 from host.validation import ValidationStopped, Validator, first_text
 from host.validation_plan import ValidationPlan
 from host.validation_record import Round, line_of, make_round
@@ -40,9 +40,9 @@ class ValidationObserver:
         if not self.plan.items:
             return
         with suppress(ValidationStopped):
-            if self._is_missing(0):
+            if not first_step:
                 self._base()
-            if first_step and self.plan.is_due(first_step) and self._is_missing(first_step):
+            elif self.plan.is_due(first_step) and self._is_missing(first_step):
                 self._round(first_step, epoch)
 
     def __call__(self, report: StepReport) -> None:
@@ -89,7 +89,7 @@ class ValidationObserver:
         self, *, strength: float = 1.0, others_captions: bool = False
     ) -> Float[Tensor, "pictures levels"]:
         began = time.perf_counter()
-        with during("validating"), self.screen.alive("validating"):
+        with at_work_on("validation"), self.screen.alive("validating"):
             losses = self.validator.losses(strength=strength, others_captions=others_captions)
         self.estimate.event_took(time.perf_counter() - began, kind="validation")
         return losses

@@ -1,6 +1,7 @@
 """Puts validation together: which pictures, when, and what earlier starts of the run have measured."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from dataset.scan import Item
 from host.caching import cache_names
@@ -13,7 +14,7 @@ from host.outputs import OutputSettings
 from host.plan import TrainingPlan
 from host.processes import Processes
 from host.randomness import derived_seed
-from host.saving import LoraSaver, best_loras, second_file
+from host.saving import best_loras, best_path, second_file
 from host.validation import Validator
 from host.validation_observer import ValidationObserver
 from host.validation_plan import STEP_COST, Run, ValidationPlan, area, plan_validation
@@ -87,10 +88,13 @@ def make_validation_observer(
     *,
     validator: Validator,
     watch: ProgressObserver,
-    saver: LoraSaver,
+    save: Callable[[Path, int, int], object],
     first_step: int,
 ) -> ValidationObserver:
-    """Return what does the rounds of ``plan``, with what earlier starts measured up to ``first_step``."""
+    """Return what does the rounds of ``plan``, with what earlier starts measured up to ``first_step``.
+
+    ``save`` takes path, steps done and epoch.
+    """
     output, is_main = job.settings.output, validator.processes.is_main
     log = None
     if is_main and plan.items:
@@ -103,21 +107,16 @@ def make_validation_observer(
         log=log,
         trackers=watch.trackers,
         estimate=watch.estimate,
-        keep=_keeper(output, saver, watch) if job.settings.validation.keep_best and is_main else None,
+        keep=_keeper(output, save) if job.settings.validation.keep_best and is_main else None,
         kept_step=_kept_until(output, first_step) if is_main else None,
         rounds=read_rounds(log.path) if log is not None else [],
     )
 
 
-def _keeper(
-    output: OutputSettings, saver: LoraSaver, watch: ProgressObserver
-) -> Callable[[int, int], object]:
+def _keeper(output: OutputSettings, save: Callable[[Path, int, int], object]) -> Callable[[int, int], object]:
     def keep(step: int, epoch: int) -> None:
-        path = saver.best_path(step)
-        found = saver.save(path, step=step, epoch=epoch)
+        save(best_path(output.output_dir, output.output_name, step), step, epoch)
         _remove_best(output, lambda other: other != step)
-        said = f"{path}: best held-out loss so far. Verified: {found.matched} of {found.total} modules"
-        watch.screen.say("save", said)
 
     return keep
 

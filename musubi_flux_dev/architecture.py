@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent (8 pixels each), t tokens.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
 from musubi_flux_dev.text_encoders import FluxTextEncoders
 from musubi_flux_dev.tiny import tiny
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
-from musubi_flux_dev.transformer import Flux, FluxParams
+from musubi_flux_dev.transformer import FluxParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,15 +151,13 @@ def blocks(transformer: nn.Module) -> Sequence[nn.Module]:
     ]
 
 
-def note_streamed(transformer: nn.Module, streamed: Collection[nn.Module]) -> None:
-    """Let streamed blocks compute their modulation when they run, and all others ahead of the blocks."""
-    assert isinstance(transformer, Flux)
-    transformer.modulate_in_place(streamed)
-
-
 TOKEN_LINEARS = (
     r"double_blocks\.\d+\.(img|txt)_(attn\.(qkv|proj)|mlp\.[02])",
     r"single_blocks\.\d+\.linear[12]",
+)
+MODULATION = (
+    r"double_blocks\.\d+\.(img|txt)_mod\.lin",
+    r"single_blocks\.\d+\.modulation\.lin",
 )
 
 FLUX_DEV = Architecture(
@@ -179,15 +177,10 @@ FLUX_DEV = Architecture(
     load_text_encoders=load_text_encoders,
     call_dit=call_dit,
     blocks=blocks,
-    note_streamed=note_streamed,
     adapter_layout=AdapterLayout(
         presets={
             "token_linears": TOKEN_LINEARS,
-            "all_linears": (
-                *TOKEN_LINEARS,
-                r"double_blocks\.\d+\.(img|txt)_mod\.lin",
-                r"single_blocks\.\d+\.modulation\.lin",
-            ),
+            "all_linears": (*TOKEN_LINEARS, *MODULATION),
             "attention": (
                 r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)",
                 r"single_blocks\.\d+\.linear[12]",
@@ -209,4 +202,5 @@ FLUX_DEV = Architecture(
     find_tokenizers=find_tokenizers,
     # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
     scaled_linears=TOKEN_LINEARS,
+    linears_ahead=MODULATION,
 )

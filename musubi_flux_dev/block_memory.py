@@ -51,10 +51,12 @@ def _carries_lora(path: str, work: Workload) -> bool:
 
 
 def _around(params: FluxParams, work: Workload, pictures: int, captions: int) -> int:
-    """Rotary table, captions, the picture's tokens, and what the loss keeps."""
+    """Rotary table, captions, the picture's tokens, what the loss keeps, and the modulation of all blocks."""
     table = (pictures + captions) * params.head_dim * 2 * FLOAT32
     latents = pictures * params.in_channels * (2 * FLOAT32 + work.itemsize)
-    return table + latents + captions * params.context_in_dim * work.itemsize
+    vectors = 12 * params.depth + 3 * params.depth_single_blocks + 2
+    modulation = work.batch * vectors * params.hidden_size * work.itemsize
+    return table + latents + captions * params.context_in_dim * work.itemsize + modulation
 
 
 def _bytes(replay: Replay, inputs: int, *, forward: int, kept: int) -> BlockBytes:

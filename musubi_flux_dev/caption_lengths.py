@@ -1,5 +1,6 @@
 """What CLIP-L and T5 will not read of a caption, told by their tokenizers alone."""
 
+import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Window:
             count = self.tokenizer.token_count(caption)
             if count > self.length:
                 cut = self.tokenizer.cut_text(caption, length=self.length)
-                found.append(f'{name} ({count}, not "{_start(cut)}")')
+                found.append(f"{name} ({count}, not {_start(cut)})")
         if not found:
             return []
         number = "1 caption is" if len(found) == 1 else f"{len(found)} captions are"
@@ -113,4 +114,6 @@ def _most_t5_tokens(caption: str) -> int:
 
 
 def _start(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+    """Return the beginning of ``text`` as JSON, so that line breaks show and break no line."""
+    short = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+    return json.dumps(short, ensure_ascii=False)

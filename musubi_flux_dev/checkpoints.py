@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxtyping import Float32
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from host.architecture import Place, Problem, ProblemsFound, TensorEntry, read_header
+from host.architecture import Place, Problem, ProblemsFound, StockedPlace, TensorEntry, read_header
 from musubi_flux_dev.autoencoder import FluxAutoencoder, autoencoder_params_from_header
 from musubi_flux_dev.contents import Piece, Source
 from musubi_flux_dev.identify import locate
@@ -79,11 +80,15 @@ def fill(
 
     ``place`` receives each tensor on the CPU, in the type of the file or, from 8 bit, widened to
     ``dtype`` (bfloat16 unless given), and decides what is kept; without it the tensor moves to
-    ``device`` and ``dtype``. A ``place`` that keeps the file's own 8-bit codes would take them, with
-    their scale, where ``widened`` gets them: nothing before it computes with them.
+    ``device`` and ``dtype``. What a stocked one has already is not read. A ``place`` that keeps the
+    file's own 8-bit codes would take them, with their scale, where ``widened`` gets them: nothing before
+    it computes with them.
     """
     kept_type = dtype or eight_bit_type(sources) if place is None else None
-    for name, tensor in read_sources(sources, widen_to=dtype, disable_mmap=disable_mmap):
+    stocked = place.stocked if isinstance(place, StockedPlace) else ()
+    due = {name: source for name, source in sources.items() if name not in stocked}
+    unread = ((name, torch.empty(sources[name].shape, device="meta")) for name in sources if name not in due)
+    for name, tensor in chain(unread, read_sources(due, widen_to=dtype, disable_mmap=disable_mmap)):
         kept = tensor.to(device=device, dtype=kept_type) if place is None else place(name, tensor)
         owner, _, leaf = name.rpartition(".")
         module.get_submodule(owner).register_parameter(leaf, nn.Parameter(kept, requires_grad=False))
@@ -206,7 +211,11 @@ def _room(size: int) -> Tensor:
     """
     if size < OF_ITS_OWN:
         return torch.empty(size, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    try:
+        pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes for a weight were not to be had") from error
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _mapped_reader(files: ExitStack) -> Callable[[TensorEntry], Tensor]:

@@ -5,7 +5,6 @@ Source: black-forest-labs/flux at 802fb47. Axes: b batch, t tokens, h heads, d w
 """
 
 import re
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,23 +241,14 @@ class Flux(nn.Module):
             SingleStreamBlock(params, kernel) for _ in range(params.depth_single_blocks)
         )
         self.final_layer = LastLayer(params)
-        self.in_place: frozenset[nn.Module] = frozenset()
 
-    def modulate_in_place(self, modules: Collection[nn.Module]) -> None:
-        """Let these blocks (and the final layer, if named) modulate when they run: the reference's order."""
-        self.in_place = frozenset(modules)
-
-    def modulations(self, vec: Vector) -> Iterator[tuple[Any, ...] | None]:
-        """Yield ``modulated(vec)`` of each block in the order they run, then of the final layer.
+    def modulations(self, vec: Vector) -> list[Any]:
+        """Return ``modulated(vec)`` of each block in the order they run, then of the final layer.
 
         These linears hold 27 % of dev's weights and see one vector a sample, known before the first block.
-        None stands for a module that computes it in place.
         """
         modules: list[Any] = [*self.double_blocks, *self.single_blocks, self.final_layer]
-        # Gradients of a trained vec are added up in the order of use, so there all take the same way.
-        in_place = frozenset(modules) if self.in_place and vec.requires_grad else self.in_place
-        for module in modules:
-            yield None if module in in_place else module.modulated(vec)
+        return [module.modulated(vec) for module in modules]
 
     def forward(  # noqa: PLR0913, PLR0917 - the reference's signature
         self,
@@ -280,7 +270,7 @@ class Flux(nn.Module):
         img, txt = self.img_in(img.to(dtype)), self.txt_in(txt.to(dtype))
         ids = torch.cat((txt_ids, img_ids), dim=1)
         pe = rotary_table(ids, axes_dim=self.params.axes_dim, theta=self.params.theta)
-        ahead = iter(list(self.modulations(vec)))
+        ahead = iter(self.modulations(vec))
         for block in self.double_blocks:
             img, txt = block(img, txt, vec, pe, next(ahead))
         x = torch.cat((txt, img), dim=1)

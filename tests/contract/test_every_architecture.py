@@ -217,7 +217,10 @@ def count_blocks(name, folder):
 EIGHT_BIT = {"fp8_base": True, "fp8_scaled": True}
 
 
-@pytest.mark.parametrize("kept", [{}, {"fp8_base": True}, EIGHT_BIT], ids=["bf16", "fp8_base", "fp8_scaled"])
+KEPT = {"bf16": {}, "fp8_base": {"fp8_base": True}, "fp8_scaled": EIGHT_BIT, "int8_base": {"int8_base": True}}
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 def test_blocks_that_are_swapped_change_no_byte_of_the_result_and_resume(name, tmp_path, capsys, kept):
     blocks = count_blocks(name, tmp_path)
     pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64), (64, 64)])
@@ -255,7 +258,7 @@ def test_more_blocks_than_there_are_is_refused_with_the_range(name, tmp_path, ca
     said = capsys.readouterr().out
     blocks = count_blocks(name, tmp_path)
     assert f"blocks_to_swap = 99: this transformer has {blocks} blocks (" in said
-    assert f"Write a number from 0 to {blocks}; all of them:  blocks_to_swap = {blocks}\n" in said
+    assert f"Write: blocks_to_swap = {blocks}\n" in said
     assert train(job, "--check", "--blocks_to_swap", "98") == 2
-    assert f"all of them:  --blocks_to_swap {blocks}\n" in capsys.readouterr().out
+    assert f"Write: --blocks_to_swap {blocks}\n" in capsys.readouterr().out
     assert train(job, "--check", "--blocks_to_swap", str(blocks)) == 0

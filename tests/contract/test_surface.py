@@ -39,7 +39,7 @@ def test_the_members_of_the_contract():
         "find_tokenizers",
         "memory",
         "scaled_linears",
-        "note_streamed",
+        "linears_ahead",
         "fast_blocks",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(

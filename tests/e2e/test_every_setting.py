@@ -75,6 +75,7 @@ ROWS = {
     "blocks_to_swap": Row(1, SCREEN),
     "fp8_base": Row(True, LOSSES),
     "fp8_scaled": Row(True, LOSSES, beside={"fp8_base": True}),
+    "int8_base": Row(True, LOSSES),
     "network_dim": Row(2, TENSORS),
     "network_alpha": Row(1.0, LOSSES),
     "network_dropout": Row(0.5, LOSSES),

@@ -154,6 +154,19 @@ def test_flux_is_trained_on_where_nothing_can_be_read_at_all():
     torch.nn.utils.clip_grads_with_norm_(adapter.parameters(), 1.0, norm)
 
 
+@pytest.mark.parametrize("read", [lambda one: one.sum().item(), lambda one: bool(one.isnan().any())])
+def test_the_meta_device_notices_an_added_read(monkeypatch, read):
+    real = Objective.losses
+
+    def with_read(self, staged):
+        read(found := real(self, staged))
+        return found
+
+    monkeypatch.setattr(Objective, "losses", with_read)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        test_flux_is_trained_on_where_nothing_can_be_read_at_all()
+
+
 @pytest.mark.parametrize("architecture", ["toy_architecture:SPEC", "fd"])
 def test_no_step_walks_over_the_modules(tmp_path, monkeypatch, architecture):
     walks, at_steps = [], []

@@ -35,7 +35,7 @@ def test_keys_and_values_are_refused_together_with_their_lines(tmp_path, refusal
     assert "    Write:  seed = 4\n" in message
     assert "    Write:  save_state = true\n" in message
     assert '    Write:  timestep_sampling = "sigmoid"\n' in message
-    assert "network_dim must be at least 1, and 0 is not (the command line)" in message
+    assert "network_dim must be at least 1 and at most 4096, and 0 is not (the command line)" in message
     assert 'Unknown flag "--no_such_flag" (the command line)' in message
 
 
@@ -175,6 +175,14 @@ def test_patterns_that_match_nothing_are_found_in_the_header(tmp_path, refusal):
     assert 'the nearest is "layers.' in message
     assert 'exclude_patterns: "layers.[0" is not a regular expression' in message
     assert message.count("Correct network_args or network_preset.") == 3
+
+
+def test_sd_scripts_choice_of_blocks_is_refused_with_the_line_that_chooses_them(tmp_path, refusal):
+    message = refusal(write_job(tmp_path), "--network_args", "train_blocks=single", "in_dims=4")
+    assert codes(message) == ["-", "-"]
+    assert "['double_blocks.*']\"]  for single blocks only." in message
+    assert message.count("network_args: ") == 2
+    assert message.count("Remove it. Linears are chosen so") == 1
 
 
 def test_excluding_everything_is_refused(tmp_path, refusal):

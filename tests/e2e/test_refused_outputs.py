@@ -52,6 +52,16 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, refusal):
     assert 'output_name = "cat"' in message
 
 
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("cat.safetensors", "cat"), ("c\tat", "cat"), ("c" * 260, "c" * 60), ("\x7f", "lora")],
+)
+def test_an_output_name_that_no_file_can_have_is_refused_with_a_better_one(tmp_path, refusal, name, better):
+    message = refusal(write_job(tmp_path), "--output_name", name)
+    assert "is no good name" in message
+    assert f'Write  output_name = "{better}"' in message
+
+
 def test_resuming_from_the_wrong_thing_is_refused_with_the_right_one(tmp_path, refusal):
     job = write_job(tmp_path, max_train_steps=2, save_state_on_train_end=True)
     message = refusal(job, "--resume", "latest")

@@ -20,6 +20,8 @@ blocks = st.lists(
 ).filter(lambda found: any(streamed for *_, streamed in found))
 """(bytes, seconds forward, seconds backward, whether it is streamed), in the order they run."""
 slots = st.integers(1, 4)
+ahead = st.lists(st.tuples(st.integers(1, 40), seconds, seconds), max_size=6)
+"""(bytes, seconds forward, seconds backward) of what is used before all blocks, in that order."""
 
 
 def streamed(model):
@@ -145,13 +147,63 @@ def test_blocks_that_get_no_gradient_are_copied_once_a_step(model, count, data):
     ring = ring_of(model, device, count)
     first = data.draw(st.integers(0, len(ring.sizes)))
     ring.gets_backward[:first] = [False] * first
-    visits = [
-        (visit, time)
-        for visit, time in visits_of_a_step(model)
-        if visit is None or visit.direction is FORWARD or visit.place >= first
-    ]
-    walk(ring, device, visits * 3)
+    walk(ring, device, without_backward(visits_of_a_step(model), first) * 3)
     assert len(device.copied) == 3 * (2 * len(ring.sizes) - first) + count
+
+
+def with_units_ahead(model, units, device, count):
+    """Return a ring for ``units`` and the streamed blocks after them, as one model, and its units."""
+    whole = [(*unit, True) for unit in units] + model
+    ring = ring_of(whole, device, count)
+    ring.gets_backward[: len(units)] = [False] * len(units)
+    return ring, whole
+
+
+def without_backward(visits, number):
+    """Leave out the backward visits of the first ``number`` units: no gradient goes through them."""
+    return [
+        (visit, time)
+        for visit, time in visits
+        if visit is None or visit.direction is FORWARD or visit.place >= number
+    ]
+
+
+@given(ahead, blocks, slots, seconds, st.booleans())
+def test_what_is_used_ahead_of_the_blocks_is_copied_once_a_step(units, model, count, rate, leaving):
+    device = SimulatedDevice(seconds_per_byte=rate)
+    ring, whole = with_units_ahead(model, units, device, count)
+    step, totals = without_backward(visits_of_a_step(whole), len(units)), []
+    for _ in range(4):
+        walk(ring, device, step, leaving=leaving)
+        totals.append(sum(size for _, size in device.copied))
+    # What is sent for at the end of a step is the beginning of the next.
+    expected = 2 * sum(size for size, *_ in streamed(model)) + sum(size for size, *_ in units)
+    assert [later - earlier for earlier, later in pairwise(totals)] == [expected] * 3
+    assert ring.coming[0].visit == Visit(0, FORWARD) if ring.coming else count == 1
+
+
+@given(ahead, blocks, slots, seconds, st.booleans())
+def test_the_stall_with_units_ahead_is_what_bus_and_buffers_make_inevitable(
+    units, model, count, rate, leaving
+):
+    device = SimulatedDevice(seconds_per_byte=rate)
+    ring, whole = with_units_ahead(model, units, device, count)
+    visits = without_backward(visits_of_a_step(whole), len(units)) * 3
+    walk(ring, device, visits, leaving=leaving)
+    assert (device.stall, device.now) == inevitable(visits, streamed(whole), count, rate, leaving=leaving)
+
+
+@given(ahead, blocks, slots, st.data())
+def test_units_ahead_may_begin_and_cease_to_get_a_gradient(units, model, count, data):
+    """Steps of which some train what the units' input depends on, and samples in between."""
+    device = SimulatedDevice(seconds_per_byte=Fraction(1))
+    ring, whole = with_units_ahead(model, units, device, count)
+    step = visits_of_a_step(whole)
+    for kind in data.draw(st.lists(st.sampled_from(["plain", "through", "sample"]), max_size=5)):
+        ring.gets_backward[: len(units)] = [kind == "through"] * len(units)
+        visits = step if kind == "through" else without_backward(step, len(units))
+        forward_only = kind == "sample"
+        walk(ring, device, step[: len(whole)] if forward_only else visits, training=not forward_only)
 
 
 def test_a_race_is_noticed_by_the_simulated_device():

@@ -85,6 +85,9 @@ def test_another_encoding_is_told_with_its_line(tmp_path, content, guess):
         ("seed = 1\nseed = 2", "for the second time", "Keep one"),
         ("[a]\n[a]", "for the second time", "Keep one"),
         ("seed = 1 2", "this is not TOML", "Correct the line"),
+        ("learning_rate: 1e-4", "written as in YAML or JSON", "learning_rate = 1e-4"),
+        ("output_name: mine", "written as in YAML or JSON", 'output_name = "mine"'),
+        ('"save_state": true,', "written as in YAML or JSON", "save_state = true"),
     ],
 )
 def test_a_syntax_error_is_explained_with_the_corrected_line(tmp_path, line, says, paste):
@@ -142,7 +145,8 @@ def test_a_key_like_nothing_we_know_gets_no_false_hint(tmp_path):
 
 def test_a_section_in_a_section_is_refused(tmp_path):
     message = refusal(write(tmp_path, "[a.b]\nseed = 1\n[[data]]\nx = 1\n"))
-    assert "[a.b] (train.toml) is not a section of settings" in message
+    assert "[a.b] (train.toml, line 1) is not a section of settings" in message
+    assert "[[data]] (train.toml, line 3) is" in message
     assert "For pictures write [[datasets]]" in message
 
 

@@ -134,7 +134,7 @@ def test_a_preset_that_is_no_toml_is_explained_like_any_file(presets):
     [
         ("preset = 'fast'\n", "A preset names no presets itself (bad.toml, line 1)."),
         ("[[datasets]]\nimage_directory = 'a'\n", "bad.toml is given as a preset, but describes pictures"),
-        ("[a.b]\nseed = 1\n", "[a.b] (bad.toml) is not a section of settings."),
+        ("[a.b]\nseed = 1\n", "[a.b] (bad.toml, line 1) is not a section of settings."),
         ("discrete_flow_shift = 3\n", "discrete_flow_shift = 3.0 has no effect: it is used only when"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_value_that_only_looks_right_is_refused_with_the_line_to_paste(tmp_pat
         ("learning_rate = false", "must be a number, and false is none"),
         ("learning_rate = nan", "must be a number, and nan is none"),
         ("network_dim = 1.5", "must be a whole number, and 1.5 is none"),
-        ("network_dim = 0", "must be at least 1, and 0 is not"),
+        ("network_dim = 0", "must be at least 1 and at most 4096, and 0 is not"),
         ("learning_rate = 0", "must be above 0, and 0.0 is not"),
         ("network_dropout = 1.0", "must be at least 0 and at most 0.99, and 1.0 is not"),
         ('loss_type = "l1"', '"l1" is none of them'),

@@ -103,3 +103,13 @@ def test_all_caption_keys_reach_the_rules_of_the_dataset():
 def test_an_epoch_count_that_is_none_is_refused():
     (problem,) = problems_of({"caption_dropout_every_n_epochs": -1})
     assert problem.remedy == "Write  caption_dropout_every_n_epochs = 4"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "rules"), [("ohwx,", {}), (", ohwx", {}), ("ohwx;", {"caption_separator": ";"})]
+)
+def test_a_trigger_with_a_separator_at_its_end_is_refused(trigger, rules):
+    moving = {"shuffle_caption": True} if rules else {}
+    (problem,) = problems_of({"trigger_word": trigger, **rules, **moving})
+    assert problem.remedy == 'Write  trigger_word = "ohwx"'
+    assert parse({"trigger_word": "oh, wx"})

@@ -114,10 +114,64 @@ def test_tags_that_are_separated_otherwise_are_told_when_they_should_move(mark):
 
 
 def test_a_caption_of_one_tag_is_no_mistake():
-    assert notes_of("cat", "dog", shuffle_caption=True) == []
+    assert notes_of("cat", "dog, lawn", shuffle_caption=True) == []
+
+
+def test_rules_for_tags_without_any_tags_to_move_are_noted():
+    assert only_note("cat", "dog", shuffle_caption=True).startswith("shuffle_caption has no effect")
+    assert "kept in front" in only_note("a, b", "c, d", shuffle_caption=True, keep_tokens=1)
+    assert notes_of("a, b", "c, d", shuffle_caption=True) == []
+    assert notes_of("a, b", "c, d", caption_tag_dropout_rate=0.1) == []
+    assert "no effect" in only_note("a", "d", caption_tag_dropout_rate=0.1)
+
+
+def test_captions_with_all_tags_kept_in_front_are_named():
+    note = only_note("a, b, c", "d, e", shuffle_caption=True, keep_tokens=1)
+    assert note == "1 caption with all tags kept in front, so none moves: b.png"
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"enable_wildcard": True}, "enable_wildcard has no effect"),
+        (
+            {"keep_tokens_separator": "|||", "shuffle_caption": True},
+            'keep_tokens_separator = "|||" stands in',
+        ),
+        ({"secondary_separator": ";;;"}, 'secondary_separator = ";;;" stands in no caption'),
+    ],
+)
+def test_a_rule_that_no_caption_gives_anything_to_do_is_noted(rules, says):
+    assert only_note("a, b", "c, d", **rules).startswith(says)
+    assert notes_of("a, b|||c, d;;;{e|f}, g", "c, d", **{"enable_wildcard": True, **rules}) == []
+
+
+def test_choices_that_are_not_made_are_noted_with_the_line_that_makes_them():
+    note = only_note("a {red|blue} hat", "a dog {sic}")
+    assert note.startswith("1 caption with braces such as {a|b}, which are read as they stand: a.png")
+    assert note.endswith("enable_wildcard = true")
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\u200b", "\ufeff", "\x85"])
+def test_characters_that_one_does_not_see_are_named(letter):
+    note = only_note(f"a dog{letter}", "two cats")
+    assert f"1 caption with characters that one does not see: a.png (U+{ord(letter):04X})" in note
+
+
+def test_line_breaks_and_joiners_of_scripts_are_no_finding():
+    assert notes_of("a\tdog\r\nhere", "\U0001f469\u200d\U0001f467 walks", "\u0646\u200c\u0645") == []
 
 
 def test_each_text_of_a_picture_counts():
     captions = {"a.png": ["ohwx one", "two"], "b.png": ["three"]}
     (note,) = caption_notes(captions, CaptionRules(trigger_word="ohwx"))
     assert note == 'trigger "ohwx": in 3 of 3 captions, 1 of them had it'
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"caption_dropout_rate": 1}, {"caption_dropout_every_n_epochs": 1}, {"caption_tag_dropout_rate": 1.0}],
+)
+def test_rules_that_leave_nothing_of_any_caption_are_noted(rules):
+    (word,) = rules
+    assert notes_of("a, b", "c, d", **rules)[0].startswith(f"{word} = 1: no caption is used")

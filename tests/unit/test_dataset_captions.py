@@ -78,3 +78,38 @@ def test_all_bad_lines_are_named_with_their_numbers(tmp_path):
 def test_a_jsonl_file_that_is_not_utf8_is_a_problem(tmp_path):
     with pytest.raises(ProblemsFound, match="is not UTF-8 text"):
         read_lines(write(tmp_path / "a.jsonl", b"\xff\xfe{\x00"))
+
+
+def faults(folder, *lines):
+    path = folder / "a.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ProblemsFound) as found:
+        read_lines(path)
+    return found.value.problems
+
+
+def test_a_field_that_a_line_holds_twice_is_refused(tmp_path):
+    (fault,) = faults(tmp_path, '{"image_path": "a.png", "caption": "one", "caption": "two"}')
+    assert fault.what.endswith('line 1 holds "caption" more than once.')
+
+
+def test_a_path_with_a_control_character_is_refused(tmp_path):
+    (fault,) = faults(tmp_path, r'{"image_path": "a\u0000.png", "caption": "one"}')
+    assert r'has a control character in its "image_path": "a\u0000.png"' in fault.what
+
+
+def test_backslashes_of_windows_in_json_are_explained(tmp_path):
+    (fault,) = faults(tmp_path, r'{"image_path": "C:\photos\a.png", "caption": "one"}')
+    assert fault.remedy == r"In paths write  /  or  \\  for each backslash."
+
+
+def test_a_json_list_instead_of_lines_is_told_once(tmp_path):
+    (fault,) = faults(tmp_path, "[", *['{"image_path": "a.png", "caption": "one"},'] * 30, "]")
+    assert "is one JSON list" in fault.what
+    assert "no brackets around, no comma after a line" in fault.remedy
+
+
+def test_of_many_bad_lines_the_first_are_told_and_the_others_counted(tmp_path):
+    found = faults(tmp_path, *["broken"] * 50)
+    assert len(found) == 21
+    assert "30 more of its lines cannot be read" in found[-1].what

@@ -87,11 +87,20 @@ def test_a_misspelt_image_directory_is_one_problem_not_two():
         ("batch_size", 0, "batch_size = 1"),
         ("batch_size", 2.0, "batch_size = 1"),
         ("num_repeats", -3, "num_repeats = 1"),
+        ("num_repeats", 10**12, "num_repeats = 1"),
+        ("image_directory", "C:\temp\x08", r"image_directory = 'C:\temp\b'"),
+        ("image_directory", "a\0b", 'image_directory = "ab"'),
         ("resolution", "1024", "resolution = 1024   (no quotes)"),
         ("resolution", True, "resolution = 1024"),
-        ("resolution", [512], "resolution = 1024"),
+        ("resolution", [512], "resolution = 512"),
+        ("resolution", "1024x768", "resolution = [1024, 768]"),
+        ("resolution", "768, 512", "resolution = [768, 512]"),
+        ("resolution", "large", "resolution = 1024"),
+        ("exclude", "p1.png", 'exclude = ["p1.png"]'),
+        ("caption_extension", ".png", 'caption_extension = ".txt"'),
+        ("caption_extension", "*.txt", 'caption_extension = ".txt"'),
         ("resolution", [512, 512, 512], "resolution = 1024"),
-        ("resolution", [512, "512"], "resolution = 1024"),
+        ("resolution", [512, "512"], "resolution = [512, 512]"),
         ("resolution", 1024.0, "resolution = 1024"),
         ("resolutions", 512, "resolutions = [512, 768, 1024]"),
         ("resolutions", [], "resolutions = [512, 768, 1024]"),
@@ -113,6 +122,14 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_line_to_write(key, value,
     assert f"{key} = " in problem.what
     assert f"(dataset 0: {key})" in problem.what
     assert problem.remedy == f"Write  {remedy}"
+
+
+def test_a_path_of_a_dataset_begins_at_home_when_it_begins_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (read,) = parse_datasets(
+        {"datasets": [{"image_directory": "~/photos"}]}, where=lambda key, index: key, bucket_step=16
+    )
+    assert read.image_directory == Path("/home/me/photos")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is found in a picture folder, what is left out, and what is said of the rest."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,53 @@ def test_names_of_every_kind_are_read(photos, name):
     assert (item.key, item.caption) == (name, name)
     (item,) = run(config(photos, recursive=True)).items
     assert item.key == f"{name}/{name}"
+
+
+@pytest.mark.parametrize("written", ["phtos", "'photos'", "$HERE/photos", ".\\photos"])
+def test_a_folder_that_was_meant_is_offered(photos, monkeypatch, written):
+    monkeypatch.chdir(photos.parent)
+    monkeypatch.setenv("HERE", str(photos.parent))
+    put(photos / "a.png")
+    problem = only_problem(config(Path(written)))
+    assert "does not exist" in problem.what
+    assert problem.remedy.startswith('Write  image_directory = "')
+    assert Path(problem.remedy.split('"')[1]).samefile(photos)
+
+
+def test_a_cache_directory_that_is_a_file_is_refused_before_anything_is_encoded(photos, tmp_path):
+    put(photos / "a.png")
+    for place in (photos / "a.png", photos / "a.png" / "below"):
+        problem = only_problem(config(photos, cache_directory=place))
+        assert problem.what == (
+            f"The cache_directory {place} cannot be a folder: {photos / 'a.png'} is a file."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (b"caf\xe9.png", r"caf\udce9.png (not in UTF-8)"),
+        (b"a\nb.png", r"a\nb.png (holds a control character)"),
+        (b"n" * 220 + b".png", "(220 bytes, at most 200)"),
+    ],
+)
+def test_names_that_no_cache_can_have_are_refused(photos, name, why):
+    put(photos / os.fsdecode(name))
+    problem = only_problem(config(photos))
+    assert problem.code == "E12"
+    assert why in problem.what
+
+
+def test_captions_called_after_the_whole_file_are_told(photos):
+    put(photos / "a.png", caption=None)
+    (photos / "a.png.txt").write_text("a cat")
+    problem = only_problem(config(photos))
+    assert "1 file called like a.png.txt there. Rename it to a.txt, and so on." in problem.remedy
+
+
+def test_a_caption_folder_that_is_a_file_is_told_so(photos):
+    put(photos / "a.png")
+    assert (
+        "a.txt is a file (looked from"
+        in only_problem(config(photos, caption_directory=photos / "a.txt")).what
+    )

@@ -214,6 +214,40 @@ def test_a_black_mask_is_only_told_where_black_counts_too(photos, tmp_path):
     assert "all of it counts 0.2: a.png, b.png, c.png" in notes_of(found)[1]
 
 
+def test_masks_of_zero_and_one_are_black(photos, tmp_path):
+    for name in ("a", "b"):
+        mask(tmp_path / "masks" / f"{name}.png")
+    Image.fromarray(np.tile(np.array([0, 1], np.uint8), (32, 16))).save(tmp_path / "masks" / "c.png")
+    problem = refusal(photos, mask_directory=tmp_path / "masks")
+    assert "nothing to learn: c.png" in problem.what
+    assert "255, not 1, in the red channel" in problem.remedy
+
+
+def test_masks_under_other_names_or_of_other_kinds_are_named_where_masks_are_missing(photos, tmp_path):
+    mask(tmp_path / "masks" / "A.png")
+    mask(tmp_path / "masks" / "b_mask.png")
+    mask(tmp_path / "masks" / "c.gif")
+    problem = refusal(photos, mask_directory=tmp_path / "masks")
+    assert "Without a picture of their name lie there: A.png, b_mask.png, c.gif." in problem.remedy
+
+
+def test_masks_beside_the_folder_of_pictures_that_nobody_asks_for_are_told(photos, tmp_path):
+    mask(tmp_path / "masks" / "a.png")
+    mask(tmp_path / "masks" / "other.png")
+    (note,) = [note for note in look(photos).notes if "not used" in note]
+    line = f'mask_directory = "{(tmp_path / "masks").as_posix()}"'
+    assert note.endswith(f"1 mask in {tmp_path / 'masks'} not used; to use them:  {line}")
+
+
+def test_pictures_called_like_masks_are_told_and_offered_where_their_captions_are_missing(photos):
+    mask(photos / "a_mask.png")
+    (note,) = [note for note in look(photos, missing_caption="x").notes if "called like masks" in note]
+    assert note.endswith('if they are masks:  mask_suffix = "_mask"')
+    with pytest.raises(ProblemsFound) as found:
+        look(photos)
+    assert 'mask_suffix = "_mask"' in found.value.problems[0].remedy
+
+
 def test_white_masks_and_masks_without_a_picture_are_told(photos, tmp_path):
     mask(tmp_path / "masks" / "a.png")
     mask(tmp_path / "masks" / "b.png", white=(0, 0, 32, 32))
@@ -326,3 +360,8 @@ def test_masked_loss_of_sd_scripts_must_agree_with_the_masks():
     assert said == "masked_loss = false in masked_loss of general, but there are masks, and they act."
     (said,) = parse([{"masked_loss": True}, {"alpha_mask": True}])
     assert "of 1, but there are no masks" in said
+
+
+def test_a_mask_suffix_has_no_extension():
+    (said,) = parse([{"mask_suffix": "_mask.PNG"}])
+    assert said.startswith('mask_suffix = "_mask.PNG" in mask_suffix of 1 has an extension')

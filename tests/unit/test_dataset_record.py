@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from picture_files import SWAPPED_PROFILE, as_picture, encoded, noise
@@ -146,8 +147,11 @@ def test_a_record_without_news_is_not_written_again(photos):
     assert path.stat().st_mtime_ns == 5
 
 
-def test_a_cache_directory_that_cannot_be_written_is_not_fatal(photos, opened):
-    (photos.parent / "cache").write_text("a file where the folder should be")
+def test_a_cache_directory_that_cannot_be_written_is_not_fatal(photos, opened, monkeypatch):
+    def refuse(self, *arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
     look(photos)
     look(photos)
     assert len(opened) == 6

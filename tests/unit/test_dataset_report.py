@@ -14,6 +14,7 @@ from scenes import scene
 
 import dataset.facts
 from dataset.buckets import Size, choose_bucket, cut_share
+from dataset.caption_variants import CaptionRules
 from dataset.config import DatasetConfig
 from dataset.contact_sheet import SIDE, cell_places
 from dataset.images import decode, fit_to_bucket
@@ -250,6 +251,13 @@ def test_equal_captions_of_most_pictures_are_found(photos):
     assert '"TOK"' in finding["what"]
     save(photos, "p5.png", scene(5, place=5))
     _, report = look(config(photos))
+    assert findings(report, "same_captions") == []
+
+
+def test_pictures_that_are_meant_to_have_no_text_are_no_finding(photos):
+    for number in range(3):
+        save(photos, f"p{number}.png", scene(number, place=number))
+    _, report = look(config(photos, captions=CaptionRules(caption_dropout_rate=1)))
     assert findings(report, "same_captions") == []
 
 

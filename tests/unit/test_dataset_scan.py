@@ -115,6 +115,32 @@ def test_a_file_given_as_folder_is_a_problem(tmp_path):
     assert "is a file, not a folder" in only_problem(config(picture(tmp_path / "a.png"))).what
 
 
+def test_a_list_given_as_folder_and_a_folder_given_as_list_get_the_line_to_write(photos, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("{}")
+    problem = only_problem(config(listed))
+    assert f'image_jsonl_file = "{listed.as_posix()}"' in problem.remedy
+    problem = only_problem(config(image_jsonl_file=photos))
+    assert "is a folder, not a file" in problem.what
+    assert f'image_directory = "{photos.as_posix()}"' in problem.remedy
+
+
+def test_paths_of_a_list_that_lead_nowhere_are_to_be_corrected(photos, tmp_path):
+    picture(photos / "a.png")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"image_path": "photos\\\\a.png", "caption": "x"}')
+    remedy = only_problem(config(image_jsonl_file=listed)).remedy
+    assert f"Correct the paths in {listed} that lead nowhere." in remedy
+    assert "write  /  instead:  photos/a.png" in remedy
+
+
+def test_a_misspelt_caption_of_a_list_is_named(photos, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(f'{{"image_path": "{picture(photos / "a.png").as_posix()}", "captoin": "x"}}')
+    problem = only_problem(config(image_jsonl_file=listed))
+    assert 'holds "captoin"; what is read is called  "caption".' in problem.remedy
+
+
 def test_a_folder_without_pictures_says_what_is_there(photos):
     for name in ("a.pdf", "b.docx", "c.docx"):
         (photos / name).write_bytes(b"")
@@ -154,6 +180,13 @@ def test_what_stands_in_for_a_missing_caption_is_used_and_noted(photos, chosen, 
     scanned = run(config(photos, missing_caption=chosen))
     assert [item.caption for item in scanned.items] == [caption, caption, "own"]
     assert f'{photos}: 2 pictures without a caption, trained with "{caption}": a.png, b.png' in scanned.notes
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\ufeff\ufeff", "\u00a0 \u2060"])
+def test_a_caption_of_which_one_sees_nothing_is_blank(photos, text):
+    picture(photos / "a.png")
+    (photos / "a.txt").write_text(text, encoding="utf-8")
+    assert "1 blank caption in" in only_problem(config(photos)).what
 
 
 def test_captions_that_are_no_text_or_blank_are_named(photos):

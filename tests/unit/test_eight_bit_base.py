@@ -14,7 +14,7 @@ from host.errors import ConfigError
 from host.frozen import Home, load_frozen_transformer
 from host.placement import Placement, Skeleton
 from host.prepare import ModelSettings
-from host.quantization import FrozenWeight, quantize
+from host.quantization import FP8, FP8_SCALED, FrozenWeight, quantize
 from host.registry import find_architecture
 from networks.linears import StoredLinear
 
@@ -23,6 +23,7 @@ CPU = torch.device("cpu")
 HOME = Home(device=CPU, folder=Path("never/used"))
 BASE: dict[str, Any] = {"fp8_base": True}
 SCALED: dict[str, Any] = {"fp8_base": True, "fp8_scaled": True}
+FORMS = {len(BASE): FP8, len(SCALED): FP8_SCALED}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_biases_norms_and_everything_outside_the_blocks_stay_in_the_type_that_is
 def test_the_weights_are_those_of_the_rule(tiny, settings):
     original = load_file(tiny)
     for path, weight in stored(load(tiny, **settings).transformer).items():
-        expected = quantize(original[f"{path}.weight"], scaled="fp8_scaled" in settings)
+        expected = quantize(original[f"{path}.weight"], FORMS[len(settings)])
         for part, wanted in zip(weight.parts, expected.parts, strict=True):
             assert torch.equal(part.view(torch.uint8), wanted.view(torch.uint8))
 
@@ -152,7 +153,7 @@ def velocity(transformer):
 def test_what_was_read_is_given_up_as_soon_as_it_is_quantised(tiny):
     linears, original = list(skeleton_of(tiny).block_linears()), load_file(tiny)
     placement = Placement(
-        device=CPU, dtype=torch.bfloat16, eight_bit=linears, scaled=True, streamed={}, shelf=None
+        device=CPU, dtype=torch.bfloat16, form=FP8_SCALED, eight_bit=linears, streamed={}, shelf=None
     )
     for path in linears:
         read = original.pop(f"{path}.weight")

@@ -9,7 +9,7 @@ from jobs import write_job
 
 from dataset.scan import Caption
 from host.architecture import ProblemsFound, Tokenizers
-from host.caption_lines import overflow_notes
+from host.caption_lines import caption_lines, overflow_notes
 from host.check import check_data
 from host.config import load_config
 from host.phases import text_encoders_fingerprint
@@ -51,6 +51,20 @@ def test_captions_that_fit_need_no_tokenizer_at_all(paths, monkeypatch):
     monkeypatch.setattr(caption_lengths, "load_clip_tokenizer", refuse)
     monkeypatch.setattr(caption_lengths, "load_t5_tokenizer", refuse)
     assert notes_of(paths, "a red bird", "", "\u732b\u306e\u5199\u771f") == []
+
+
+def test_a_cut_with_line_breaks_is_told_on_one_line(paths):
+    for note in notes_of(paths, "a red bird\n" * 400):
+        assert "\n" not in note
+        assert r"bird\na red" in note
+
+
+def test_the_screen_shows_the_beginning_of_a_long_caption_and_the_whole_of_others():
+    long, short = small_item("a", text="word " * 1000), small_item("b", text="a dog")
+    _, first, second = caption_lines([long, short])
+    assert len(first) < 400
+    assert first.endswith('..."')
+    assert second == 'caption of b.png: "a dog"'
 
 
 def test_a_caption_that_is_too_long_for_clip_alone_is_told_without_alarm(paths):

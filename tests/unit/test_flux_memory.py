@@ -24,7 +24,7 @@ from host.memory_model import (
     widening_bytes,
 )
 from host.objective import Objective
-from host.quantization import FrozenWeight, quantize
+from host.quantization import FP8, FP8_SCALED, INT8, FrozenWeight, quantize
 from musubi_flux_dev import FLUX_DEV
 from musubi_flux_dev.block_memory import step_of
 from musubi_flux_dev.transformer import Flux, FluxParams
@@ -63,14 +63,14 @@ def one_batch(batch, height, width, dtype):
     )
 
 
-def in_eight_bit(flux, scaled):
+def in_eight_bit(flux, form):
     """Keep the linears of the blocks as fp8_base does; return what widening each one takes."""
     widened = {}
     for path, shape in linears_of(flux).items():
         if "blocks." in path:
             linear: Any = flux.get_submodule(path)
-            parts = quantize(linear.weight, scaled=scaled).parts
-            precision = Precision(itemsize=linear.weight.itemsize, eight_bit=True, scaled=scaled)
+            parts = quantize(linear.weight, form).parts
+            precision = Precision(itemsize=linear.weight.itemsize, form=form)
             assert sum(part.nbytes for part in parts) == linear_bytes(shape, precision)
             flux.set_submodule(
                 path, StoredLinear(FrozenWeight(shape, torch.device("cpu"), parts), linear.bias)
@@ -99,7 +99,7 @@ def training_step(
     """Return what a real step held at most beside the frozen weights, and what was calculated."""
     flux = model(dtype, params)
     linears = linears_of(flux)
-    widened = in_eight_bit(flux, scaled=fp8 == "scaled") if fp8 else {}
+    widened = in_eight_bit(flux, FORMS[fp8]) if fp8 else {}
     paths = select_linears(flux, preset=FLUX_DEV.adapter_layout.presets[preset])
     adapter = attach(flux, paths, rank=rank, alpha=1.0, dropout=0.0, seed=0)
     if checkpointing:
@@ -138,10 +138,12 @@ def training_step(
     )
 
 
+FORMS = {"plain": FP8, "scaled": FP8_SCALED, "int8": INT8}
 MATRIX = [
     # Every value of one column meets every value of each other column.
     *((on, "", *rest) for on in (True, False) for rest in ((4, 1, (32, 32)), (16, 2, (24, 48)))),
     *((on, "plain", *rest) for on in (True, False) for rest in ((16, 1, (24, 48)), (4, 2, (32, 32)))),
+    *((on, "int8", *rest) for on in (True, False) for rest in ((16, 1, (32, 32)), (4, 2, (24, 48)))),
     *((on, "scaled", *rest) for on in (True, False) for rest in ((4, 1, (24, 48)), (16, 2, (32, 32)))),
 ]
 

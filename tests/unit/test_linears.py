@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from host.quantization import FrozenWeight, quantize, widened
+from host.quantization import FP8_SCALED, FrozenWeight, quantize, widened
 from networks.linears import StoredLinear, linears_of
 from networks.lora import attach
 from networks.selection import select_linears
@@ -13,8 +13,8 @@ from networks.selection import select_linears
 CPU = torch.device("cpu")
 
 
-def stored(weight, *, scaled=True):
-    return FrozenWeight(tuple(weight.shape), CPU, quantize(weight, scaled=scaled).parts)
+def stored(weight, form=FP8_SCALED):
+    return FrozenWeight(tuple(weight.shape), CPU, quantize(weight, form).parts)
 
 
 def pair(dtype, *, bias, n_in=128):
@@ -105,7 +105,7 @@ def test_a_weight_that_is_away_cannot_be_read_by_mistake():
 
 def test_an_8_bit_weight_is_rounded_once():
     weight = torch.randn(6, 128, generator=torch.Generator().manual_seed(3)).bfloat16()
-    codes, scales = quantize(weight, scaled=True).parts
+    codes, scales = quantize(weight, FP8_SCALED).parts
     exact = (codes.float().view(6, 2, 64) * scales.unsqueeze(2)).view(6, 128)
     assert torch.equal(widened((codes, scales), dtype=torch.bfloat16), exact.bfloat16())
     assert torch.equal(widened((codes, scales), dtype=torch.float32), exact)

@@ -1,5 +1,7 @@
 """The arithmetic of memory, on numbers small enough to follow."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from host.memory_model import (
 )
 from host.movers import HostStore
 from host.optimizers import OptimizerSettings
-from host.quantization import FrozenWeight, quantize
+from host.quantization import FP8, FP8_SCALED, INT8, FrozenWeight, quantize
 from host.streaming import Shelf, blocks_to_stream
 
 
@@ -79,14 +81,14 @@ def test_a_pass_without_gradients_holds_one_block():
     assert forward_peak(step((10, 0, 70, 0), (20, 0, 30, 0), around=3)) == 3 + 2 * 10 + 70
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("form", [FP8, FP8_SCALED, INT8], ids=lambda form: form.name)
 @pytest.mark.parametrize("shape", [(6, 128), (6, 100)])
-def test_the_bytes_of_a_frozen_linear_are_those_of_its_parts(shape, scaled):
-    parts = quantize(torch.randn(shape), scaled=scaled).parts
-    precision = Precision(itemsize=2, eight_bit=True, scaled=scaled)
+def test_the_bytes_of_a_frozen_linear_are_those_of_its_parts(shape, form):
+    parts = quantize(torch.randn(shape), form).parts
+    precision = Precision(itemsize=2, form=form)
     assert linear_bytes(shape, precision) == sum(part.nbytes for part in parts)
     assert linear_bytes(shape, Precision(itemsize=2)) == torch.zeros(shape, dtype=torch.bfloat16).nbytes
-    assert widening_bytes(shape, precision) == shape[0] * shape[1] * 2 * (2 if scaled else 1)
+    assert widening_bytes(shape, precision) == shape[0] * shape[1] * 2 * (2 if form.scaled else 1)
     assert widening_bytes(shape, Precision(itemsize=2)) == 0
 
 
@@ -104,14 +106,35 @@ def test_blocks_that_wait_leave_a_ring_of_two_of_the_largest():
     assert lay_out(FROZEN, streamed=4).host == 2 * aligned["double"] + 2 * aligned["single"]
 
 
+MODULATED = replace(FROZEN, ahead={"double.0": [24, 24], "double.1": [24, 24], "single.0": [20]})
+
+
+def test_what_is_used_ahead_of_the_blocks_waits_beside_them_and_takes_no_room_in_the_buffers():
+    assert lay_out(MODULATED, streamed=0).device == lay_out(FROZEN, streamed=0).device + 4 * 24 + 20
+    assert lay_out(MODULATED, streamed=4).device == lay_out(FROZEN, streamed=4).device
+    assert lay_out(MODULATED, streamed=4).host == lay_out(FROZEN, streamed=4).host + 4 * 32 + 32
+
+
+def test_one_block_that_waits_has_two_buffers_where_a_linear_of_it_travels_by_itself():
+    frozen = Frozen(linears={"single.0": [48]}, ahead={"single.0": [16]}, rest=7)
+    assert lay_out(frozen, streamed=1).device == 7 + 2 * 48
+
+
 def test_what_waits_is_what_the_streamer_puts_on_its_shelf():
-    chosen = blocks_to_stream(list(FROZEN.linears), 3)
-    shelf = Shelf(chosen, HostStore(pinned=False))
-    for block in chosen:
-        for size in FROZEN.linears[block]:
-            part = torch.zeros(size, dtype=torch.uint8)
-            shelf.put(block, FrozenWeight((size,), torch.device("cpu")), (part,))
-    assert lay_out(FROZEN, streamed=3).host == sum(shelf.sizes)
+    chosen = blocks_to_stream(list(MODULATED.linears), 3)
+    alone = {
+        f"{block}.{n}": size for block in chosen for n, size in enumerate(MODULATED.ahead.get(block, ()))
+    }
+    shelf = Shelf(chosen, HostStore(pinned=False), ahead=list(alone))
+    inside = [(block, size) for block in chosen for size in MODULATED.linears[block]]
+    for unit, size in [*alone.items(), *inside]:
+        part = torch.zeros(size, dtype=torch.uint8)
+        shelf.put(unit, FrozenWeight((size,), torch.device("cpu")), (part,))
+    found = lay_out(MODULATED, streamed=3)
+    assert found.host == sum(shelf.sizes)
+    staying = next(block for block in MODULATED.linears if block not in chosen)
+    stays = sum(MODULATED.linears[staying]) + sum(MODULATED.ahead.get(staying, ()))
+    assert found.device == 7 + stays + 2 * max(shelf.sizes)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,11 @@ def test_a_metadata_file_of_lines_and_one_without_a_folder_are_read(tuned):
     [
         (b"{", "E05", "cannot be read as metadata"),
         (b"[]", "E05", "it holds no object"),
-        (b'{"a": "a cat"}', "E05", "an entry is not a picture with its caption: a cat"),
+        (b'{"a": "a cat"}', "E05", '"a" is not a picture with its caption: a cat'),
+        (b'{"a": {"caption": "x"}, "a": {"caption": "y"}}', "E05", 'it holds "a" more than once'),
+        (b'{"a": {"caption": "x"}, "a.png": {}}', "E12", "names pictures more than once: a and a.png."),
+        (b'{"a": {"caption": "x", "tags": ["y"]}, "b": 1}', "E05", '"a" has a "tags" that is not a text'),
+        (b'{"a": {"caption": "caf\xe9"}}', "E05", "(byte 23, looks like an older code page"),
         (b"\xff\xfe{", "E05", "cannot be read as metadata"),
         (b"{}", "E06", "names no picture"),
         (b'{"a": {}, "gone": {"caption": "x"}}', "E06", "1 of 2 pictures that"),
@@ -171,6 +175,29 @@ def test_a_metadata_file_that_cannot_be_followed_is_refused(tuned, content, code
     (problem,) = found.value.problems
     assert problem.code == code
     assert says in problem.what
+
+
+def test_all_bad_lines_of_a_metadata_file_are_named_by_their_numbers(tuned):
+    path = tuned / "meta.jsonl"
+    path.write_text('{"image_path": "a.png"}\n\nbroken\n{"caption": "x"}\n')
+    text = f"[[datasets]]\nresolution = 32\nimage_dir = '{tuned}'\nmetadata_file = '{path}'\n"
+    with pytest.raises(ProblemsFound) as found:
+        scan(datasets(tuned.parent, text), code="fd", bucket_step=16)
+    (problem,) = found.value.problems
+    assert "line 3 is not JSON" in problem.what
+    assert "line 4 is not a picture with its caption" in problem.what
+
+
+def test_a_misspelt_caption_of_a_metadata_file_is_named(tuned):
+    (tuned / "meta.json").write_text('{"a": {"captions": "x"}}')
+    (tuned / "a.caption").write_text("a caption file that a metadata file leaves unread")
+    text = f"[[datasets]]\nresolution = 32\nimage_dir = '{tuned}'\nmetadata_file = '{tuned / 'meta.json'}'\n"
+    with pytest.raises(ProblemsFound) as found:
+        scan(datasets(tuned.parent, text), code="fd", bucket_step=16)
+    (problem,) = found.value.problems
+    assert problem.what.endswith("have no caption: a.png.")
+    assert 'meta.json holds "captions"; what is read is called  "caption".' in problem.remedy
+    assert "caption_extension" not in problem.remedy
 
 
 def test_a_metadata_file_that_is_not_there_is_told_with_its_form(tuned):

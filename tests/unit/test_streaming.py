@@ -7,33 +7,17 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from streamed_flux import AHEAD, BLOCKS, CPU, FLUX, PRECISIONS, counted, load, two_steps, velocity, with_lora
+from torch.utils._pytree import tree_leaves
 
-from host import frozen as loading
-from host.architecture import read_header
 from host.errors import MachineError
-from host.frozen import Home, load_frozen_transformer, start_blocks
-from host.movers import DiskStore, HostStore, PlainMover
-from host.placement import Skeleton
-from host.prepare import ModelSettings
+from host.movers import DiskStore, HostStore
 from host.quantization import FrozenWeight
-from host.registry import find_architecture
 from host.ring import Direction, Mover, Visit
-from host.streaming import SLOTS, Shelf, Streamer, blocks_to_stream, open_shelf
+from host.streaming import SLOTS, Shelf, blocks_to_stream, open_shelf
 from networks.linears import StoredLinear
-from networks.lora import attach
-from networks.selection import select_linears
 
-FLUX = find_architecture("fd")
-CPU = torch.device("cpu")
-PRECISIONS: dict[str, dict[str, Any]] = {
-    "bf16": {},
-    "fp8_base": {"fp8_base": True},
-    "fp8_scaled": {"fp8_base": True, "fp8_scaled": True},
-}
 PUBLISHED = [*(f"double_blocks.{n}" for n in range(19)), *(f"single_blocks.{n}" for n in range(38))]
-BLOCKS = 6
-"""Of the tiny model: two double blocks and four single blocks."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,57 +32,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return FLUX.tiny(tmp_path_factory.mktemp("models"))["dit"]
-
-
-def load(path, folder, **settings: Any) -> Any:
-    part = FLUX.identify(read_header(path))
-    assert part is not None
-    assert part.linears is not None
-    return load_frozen_transformer(
-        FLUX,
-        path,
-        skeleton=Skeleton(blocks=part.blocks, linears=part.linears),
-        settings=ModelSettings(**settings),
-        home=Home(device=CPU, folder=folder),
-    )
-
-
-def with_lora(frozen, *, checkpointed=True, preset="all_linears", include=()) -> Any:
-    patterns = FLUX.adapter_layout.presets[preset]
-    paths = select_linears(frozen.transformer, preset=patterns, include=include)
-    adapter = attach(frozen.transformer, paths, rank=2, alpha=2.0, dropout=0.0, seed=3)
-    for layer in adapter.layers.values():
-        nn.init.normal_(layer.up, std=0.02, generator=torch.Generator().manual_seed(5))
-    start_blocks(frozen, FLUX, checkpointed=checkpointed)
-    return adapter
-
-
-def velocity(frozen, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return FLUX.call_dit(
-        frozen.transformer,
-        torch.randn(1, 16, 4, 6, generator=generator),
-        sigma=torch.tensor([0.6]),
-        conditioning={
-            "t5_hidden": torch.randn(1, 5, 64, generator=generator),
-            "clip_pooled": torch.randn(1, 64, generator=generator),
-        },
-        guidance=torch.ones(1),
-    )
-
-
-def two_steps(frozen, adapter):
-    """Return losses, a sample drawn between two steps, and the gradients of all factors."""
-    found = []
-    for seed in (0, 1):
-        loss = velocity(frozen, seed).float().square().mean()
-        loss.backward()
-        found.append(loss.detach())
-        with torch.no_grad():
-            found.append(velocity(frozen, 9))
-            for parameter in adapter.parameters():
-                parameter.sub_(parameter.grad, alpha=0.5)
-    return found, [parameter.grad for parameter in adapter.parameters()]
 
 
 @pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
@@ -128,50 +61,19 @@ def test_gradients_that_reach_what_all_blocks_share_are_the_same_too(tiny, tmp_p
         assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
-class Counting:
-    """A ``Mover`` that counts what the plain one copies."""
-
-    def __init__(self, store):
-        self.plain = PlainMover(store)
-        self.copied = []
-
-    def fetch(self, place, target, *, after):
-        self.copied.append((place, target.numel()))
-        return self.plain.fetch(place, target, after=after)
-
-    def wait(self, mark):
-        self.plain.wait(mark)
-
-    def mark(self):
-        return self.plain.mark()
-
-
-def counted(path, folder, monkeypatch, **settings: Any):
-    """Return a transformer that streams all blocks, and what counts its copies."""
-    made = []
-
-    def open_counted(shelf, *, device):
-        shelf.store.seal(shelf.sizes)
-        made.append(Counting(shelf.store))
-        return Streamer(shelf, mover=made[0], device=device)
-
-    monkeypatch.setattr(loading, "open_streamer", open_counted)
-    return load(path, folder, blocks_to_swap=BLOCKS, **settings), made[0]
-
-
 @pytest.mark.parametrize("checkpointed", [True, False], ids=["checkpointed", "kept"])
-def test_a_step_of_the_model_copies_each_block_once_forward_and_once_backward(
+def test_a_step_of_the_model_copies_blocks_forward_and_backward_and_modulation_once(
     tiny, tmp_path, monkeypatch, checkpointed
 ):
     frozen, mover = counted(tiny, tmp_path, monkeypatch)
     adapter = with_lora(frozen, checkpointed=checkpointed)
     two_steps(frozen, adapter)
     sizes = frozen.streamer.shelf.sizes
-    steps_and_samples = 2 * 2 + 2
+    there = range(AHEAD + BLOCKS)
+    order = [*there, *reversed(there[AHEAD:]), *there] * 2
     # The last thing was a sample: what was sent for since is the beginning of the next pass.
-    assert mover.copied[:-SLOTS] == mover.copied[: steps_and_samples * BLOCKS]
-    order = [*range(BLOCKS), *reversed(range(BLOCKS)), *range(BLOCKS)] * 2
     assert mover.copied[:-SLOTS] == [(place, sizes[place]) for place in order]
+    assert mover.copied[-SLOTS:] == [(place, sizes[place]) for place in range(SLOTS)]
     assert isinstance(mover, Mover)
 
 
@@ -181,7 +83,8 @@ def test_blocks_before_the_first_trained_one_are_not_brought_for_the_backward_pa
     frozen, mover = counted(tiny, tmp_path, monkeypatch)
     adapter = with_lora(frozen, preset="single_blocks")
     two_steps(frozen, adapter)
-    order = [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 0, 1, 2, 3, 4, 5]
+    there = range(AHEAD + BLOCKS)
+    order = [*there, *reversed(there[AHEAD + 2 :]), *there]
     assert [place for place, _ in mover.copied[:-SLOTS]] == order * 2
 
 
@@ -199,7 +102,7 @@ def test_the_ring_is_two_buffers_of_the_largest_block_whatever_is_streamed(tiny,
     for swap in (1, 2, 4, BLOCKS):
         streamer = load(tiny, tmp_path, blocks_to_swap=swap).streamer
         sizes, buffers = streamer.shelf.sizes, streamer.ring.buffers
-        assert len(buffers) == min(SLOTS, swap)
+        assert len(buffers) == SLOTS
         assert {buffer.nbytes for buffer in buffers} == {max(sizes)}
 
 
@@ -219,10 +122,11 @@ def test_between_two_uses_the_weights_of_a_block_cannot_be_read(tiny, tmp_path):
 
 def test_a_block_that_did_not_say_it_was_done_is_away_when_the_next_one_is_there(tiny, tmp_path):
     streamer = load(tiny, tmp_path, blocks_to_swap=2).streamer
-    first, second = ([weight for weight, _ in spans] for spans in streamer.shelf.spans)
-    streamer.enter(Visit(0, Direction.FORWARD), training=True)
+    place = len(streamer.shelf.ahead)
+    first, second = ([weight for weight, _ in spans] for spans in streamer.shelf.spans[place:])
+    streamer.enter(Visit(place, Direction.FORWARD), training=True)
     assert all(weight.parts for weight in first)
-    streamer.enter(Visit(1, Direction.FORWARD), training=True)
+    streamer.enter(Visit(place + 1, Direction.FORWARD), training=True)
     assert all(weight.parts is None for weight in first)
     assert all(weight.parts for weight in second)
 
@@ -236,7 +140,7 @@ def test_a_buffer_is_free_as_soon_as_the_backward_pass_has_left_its_block(tiny, 
     held = []
     before.register_full_backward_pre_hook(lambda *_: held.append(frozen.streamer.ring.held))
     velocity(frozen).square().mean().backward()
-    assert frozen.streamer.shelf.paths == ("single_blocks.2",)
+    assert frozen.streamer.shelf.blocks == ("single_blocks.2",)
     assert held == [None]
 
 
@@ -255,8 +159,7 @@ def test_what_enters_and_leaves_a_block_is_as_without_streaming(tiny, tmp_path):
 
 def note(log, block, given, made):
     values = [*given, *(made if isinstance(made, tuple) else (made,))]
-    # Beside them stands what was computed ahead for the block, where it stays: no tensor but a tuple.
-    tensors = [one for one in values if isinstance(one, torch.Tensor)]
+    tensors = tree_leaves(values)
     log.append([(one.device, one.dtype, one.shape, one.requires_grad) for one in tensors])
 
 
@@ -343,17 +246,18 @@ def test_a_shelf_gives_back_what_was_put_into_it(tmp_path):
 def test_the_cpu_streams_from_disk_and_the_receipt_says_so(tiny, tmp_path):
     assert isinstance(open_shelf(["a"], device=CPU, folder=tmp_path).store, DiskStore)
     note = load(tiny, tmp_path, blocks_to_swap=3).notes[-1]
-    assert note == "3 blocks wait on disk, 0.00 GB; 2 buffers of 0.00 GB are kept for them"
+    said = "3 blocks wait on disk, 0.00 GB (0.00 GB of it used ahead of the blocks); 2 buffers of 0.00 GB"
+    assert note == f"{said} are kept for them"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_on_a_gpu_losses_and_gradients_are_those_of_blocks_that_stay(tiny, tmp_path, precision, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.CPU", torch.device("cuda"))
+def test_on_a_gpu_losses_and_gradients_are_those_of_blocks_that_stay(tiny, tmp_path, precision):
     results = []
     for swap in (0, 3, BLOCKS):
-        frozen = load(tiny, tmp_path, blocks_to_swap=swap, **PRECISIONS[precision])
+        device = torch.device("cuda")
+        frozen = load(tiny, tmp_path, device=device, blocks_to_swap=swap, **PRECISIONS[precision])
         results.append(two_steps(frozen, with_lora(frozen)))
     (expected, gradients), *others = results
     for found, factors in others:
