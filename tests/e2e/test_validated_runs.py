@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -269,3 +270,22 @@ def test_held_out_pictures_are_cached_by_the_programs_that_cache(tmp_path):
     job = write_job(tmp_path, **ROUNDS)
     assert run("cache_latents", job, "--validation_split", 0.5) == 0
     assert len(list((tmp_path / "cached").glob("*_toy.safetensors"))) == 5
+
+
+def test_five_hundred_steps_lower_the_loss_in_every_band_and_collapse_nowhere(tmp_path, capsys):
+    settings: dict = {"max_train_steps": 500, "learning_rate": 0.003, "validation_budget": 0.2}
+    pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64)] * 24)
+    job = write_job(tmp_path, pictures=pictures, **settings)
+    assert train(job, "--validation_split", 0.5) == 0
+    found = rounds(tmp_path)
+    assert len(found[0]["by_picture"]) >= 8
+    assert (found[0]["step"], found[-1]["step"]) == (0, 500)
+    assert len(found) > 8
+    curve = [one["loss"] for one in found]
+    assert all(later < earlier + 0.02 for earlier, later in pairwise(curve))
+    assert all(last < first for first, last in zip(found[0]["by_sigma"], found[-1]["by_sigma"], strict=True))
+    said = capsys.readouterr().out
+    assert "hold-out was best at step 500" in said
+    assert "cannot know" not in said
+    share = float(said.partition("costs ")[2].partition("%")[0])
+    assert 15.0 < share <= 20.0

@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 import torch
 
 from host.validation_record import Round, line_of, make_round, read_rounds
-from host.verdict import curve_of, difference, verdict
+from host.verdict import curve_of, difference, sure_after, verdict
 from tests.items import small_item
 
 
@@ -63,7 +64,13 @@ def test_noise_alone_is_believed_seldom():
         any("over-fit" in line for line in verdict(curve([0.4] * 10, scatter=0.02, pictures=8, seed=seed)))
         for seed in range(200)
     ]
-    assert sum(believed) <= 14
+    assert sum(believed) <= 4
+
+
+def test_the_fewer_pictures_the_more_errors_are_asked_for():
+    """Against Student's quantiles for the probability of three standard deviations."""
+    for pictures, quantile in ((8, 4.530), (20, 3.447), (101, 3.078)):
+        assert sure_after(pictures) == pytest.approx(quantile, rel=0.02)
 
 
 def test_a_curve_that_still_falls_names_the_end():
