@@ -4,6 +4,7 @@ The wiring is tried on a model that knows the law of its pictures in closed form
 """
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -78,11 +79,26 @@ def test_measured_twice_it_is_the_same_to_the_bit_and_global_randomness_is_untou
     assert first.shape == (12, 4)
 
 
+def noises_of(items, *, seed):
+    """Return the noise that the model was shown, one for each picture and level."""
+    found, latents = [], [read_latents(item.latent_cache) for item in items]
+
+    def watched(transformer, noisy_latents, *, sigma, **named):
+        level = sigma.item()
+        found.append((noisy_latents - (1 - level) * latents[len(found) // 4]) / level)
+        return noisy_latents
+
+    replace(make_validator(items, call_dit=watched), seeds=[seed] * len(items)).losses()
+    return found
+
+
 def test_each_picture_and_level_has_its_own_noise_and_the_seed_decides_it(items):
-    losses = make_validator(items[:2]).losses()
-    assert len(set(losses.flatten().tolist())) == 8
-    other = make_validator(items[:2])
-    assert not torch.equal(replace(other, seeds=[7, 7]).losses(), losses)
+    noises = noises_of(items[:2], seed=42)
+    assert len(noises) == 8
+    assert all((one - two).abs().mean() > 0.5 for one, two in combinations(noises, 2))
+    assert all(one.std() == pytest.approx(1.0, abs=0.2) for one in noises)
+    for one, other in zip(noises, noises_of(items[:2], seed=7), strict=True):
+        assert (one - other).abs().mean() > 0.5
 
 
 def test_a_picture_has_the_same_numbers_whatever_is_measured_beside_it(items):
