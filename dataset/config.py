@@ -72,6 +72,10 @@ class DatasetConfig:
     """For pictures without a mask: None refuses them, ``whole_image`` trains on all of it."""
     unmasked_weight: float = 0.0
     """Weight of the loss where the mask is black, 0 to 1."""
+    validation_split: float = 0.0
+    """Share of its pictures that is held out of training, 0 to 1; 1 is a dataset for validation alone."""
+    validation_seed: int = 42
+    """Of the choice of these pictures, and of the noise that all pictures are validated with."""
     accepted: tuple[str, ...] = ()
     """Words of other trainers in its table that ask for what is done anyway."""
 

@@ -64,6 +64,8 @@ SHARED_RULES: Mapping[str, Rule] = {
     "masked_loss": yes_or_no,
     "missing_mask": text,
     "unmasked_weight": share,
+    "validation_split": share,
+    "validation_seed": whole_or_zero,
 }
 """Allowed under ``[general]`` and ``[[datasets]]``."""
 
@@ -119,6 +121,8 @@ _EXAMPLES: Mapping[str, str] = {
     "masked_loss": "true",
     "missing_mask": '"whole_image"',
     "unmasked_weight": "0.1",
+    "validation_split": "0.1",
+    "validation_seed": "42",
     "mask_directory": '"masks"',
     "exclude": '["blurred.png"]',
     "is_reg": "true",

@@ -7,6 +7,7 @@ from typing import Any
 from dataset.buckets import Size, enumerate_buckets
 from dataset.config_rules import Where, nearest_key, table_faults
 from dataset.foreign_keys import ALIASES, BUCKET_WORDS, FOREIGN_KEYS, accepted_keys
+from dataset.holding_out import idle_split
 from dataset.mask_rules import SOURCES, sources_in
 from dataset.problems import Problem
 from dataset.value_rules import as_toml
@@ -108,6 +109,7 @@ def conflicts(table: Table, *, step: int) -> Iterator[Problem]:
     """Yield what is wrong between the keys of a table; bucket sides are multiples of ``step`` pixels."""
     yield from _source_problems(table)
     yield from _effect_problems(table)
+    yield from idle_split(table.own, table.values, address=table.address("validation_split"))
     if all(key in table.values for key in _SIZES):
         yield Problem(
             code="E02",

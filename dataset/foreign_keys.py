@@ -60,7 +60,6 @@ _AUGMENTATION = ForeignKey(
 _WARM_UP = ForeignKey(
     why="lengthens the captions step by step, which cached captions cannot follow", accepts=_is_zero
 )
-_NO_VALIDATION = ForeignKey(why="asks for a held-out loss, which there is not yet", accepts=_is_zero)
 _ACTS_WITH_ANOTHER = ForeignKey(why="acts only together with another key", accepts=_is_any)
 
 FOREIGN_KEYS: Mapping[str, ForeignKey] = {
@@ -74,8 +73,6 @@ FOREIGN_KEYS: Mapping[str, ForeignKey] = {
     **_each("color_aug random_crop face_crop_aug_range", _AUGMENTATION),
     "token_warmup_step": _WARM_UP,
     "token_warmup_min": _ACTS_WITH_ANOTHER,
-    "validation_split": _NO_VALIDATION,
-    "validation_seed": _ACTS_WITH_ANOTHER,
     "network_multiplier": ForeignKey(
         why="weighs the LoRA differently for each dataset, while one strength holds for all", accepts=_is_one
     ),

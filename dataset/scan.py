@@ -14,6 +14,7 @@ from dataset.file_names import unfit_names
 from dataset.folders import counted, no_cache_folder
 from dataset.found_captions import Source, settle
 from dataset.found_masks import find_masks
+from dataset.holding_out import held_out, holding_note
 from dataset.measuring import Looked, Watch, look_at, readable, unwatched
 from dataset.pictures_record import PicturesRecord
 from dataset.problems import Problem, ProblemsFound, name_some
@@ -52,6 +53,8 @@ class Item:
     """Half of the time it is seen mirrored."""
     is_reg: bool = False
     """A regularisation picture."""
+    held_out: bool = False
+    """It is not trained on, only validated with."""
     caption_dropout_every_n_epochs: int = 0
     """In every n-th epoch it gets its empty text; 0 for never."""
 
@@ -101,9 +104,9 @@ def scan(datasets: Sequence[DatasetConfig], *, code: str, bucket_step: int, watc
         buckets = _choose_buckets(source, sizes, step=bucket_step)
         masks = find_masks(source, sizes=sizes, buckets=buckets)
         problems += source.problems
+        items += _items(source, sizes, buckets, masks=masks, dataset=index, code=code)
         notes += [f"{config.source}: {counted(len(source.pictures), 'picture')}"]
         notes += [f"{config.source}: {note}" for note in source.notes]
-        items += _items(source, sizes, buckets, masks=masks, dataset=index, code=code)
     if problems:
         raise ProblemsFound(list(dict.fromkeys(problems)))
     # Nothing is put into a picture folder, except what caching itself is told to put there.
@@ -122,16 +125,20 @@ def _items(
     code: str,
 ) -> Iterator[Item]:
     config = source.config
-    for path, bucket in buckets.items():
-        if path not in source.texts:
-            continue
+    share = 0.0 if config.is_reg else config.validation_split
+    found = [path for path in buckets if path in source.texts]
+    held = held_out(found, share=share, seed=config.validation_seed)
+    if held:
+        names = [source.name(path) for path in found if path in held]
+        source.notes.append(holding_note(names, total=len(found)))
+    for path in found:
         key = source.key(path)
         yield Item(
             key=key,
             image_path=path,
             captions=_captions(source.texts[path], config, key=key, code=code),
             size=sizes[path],
-            bucket=bucket,
+            bucket=buckets[path],
             dataset=dataset,
             repeats=config.num_repeats,
             latent_cache=latent_cache_path(config.cache_directory, key, sizes[path], code),
@@ -139,6 +146,7 @@ def _items(
             unmasked_weight=config.unmasked_weight,
             flip=config.flip_aug,
             is_reg=config.is_reg,
+            held_out=path in held,
             caption_dropout_every_n_epochs=config.captions.caption_dropout_every_n_epochs,
         )
 

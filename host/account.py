@@ -187,6 +187,8 @@ class _Results:
 
     def __init__(self, job: Job, *, device_type: str) -> None:
         self.plan, settings = job.plan, job.settings
+        # A new best one is whole before the old one is removed.
+        self.keeps_best = settings.validation.keep_best
         layout, output = job.config.architecture.adapter_layout, settings.output
         linears = adapted_linears(job.files, settings.network, layout=layout)
         said = json.dumps(metadata_values(job.config))
@@ -203,6 +205,7 @@ class _Results:
         """Return what LoRAs, states and samples need when they are kept as ``output`` says."""
         total, epoch = self.plan.total_steps, self.plan.steps_per_epoch
         loras, states = kept_files(output, total_steps=total, steps_per_epoch=epoch)
+        loras += 2 * self.keeps_best
         results = max(0, loras * self.lora + states * self.state - self.old)
         found = [Need(what=RESULTS, folder=output.output_dir, size=results)]
         if self.samples:

@@ -26,6 +26,7 @@ from host.errors import ConfigError, MachineError, Problem, ProblemsFound
 from host.fingerprints import fingerprint_of
 from host.flow_matching import NoiseSettings
 from host.frozen_check import check_frozen, check_quantization
+from host.held_out import check_held_out
 from host.idle import continued_rank, idle_guidance, idle_steps
 from host.logs import check_trackers
 from host.model_files import ModelFiles, find_model_files, unfit_lora
@@ -65,6 +66,11 @@ class Data:
         return self.config.settings
 
     @property
+    def trained(self) -> tuple[Item, ...]:
+        """The pictures that are trained on: all that are not held out."""
+        return tuple(item for item in self.items if not item.held_out)
+
+    @property
     def dataset_hash(self) -> str:
         """Hash of what is trained on: pictures, captions, sizes, buckets, repeats, batch sizes."""
         sizes = [dataset.batch_size for dataset in self.datasets]
@@ -81,6 +87,7 @@ class Data:
                 item.is_reg,
                 item.mask_path and [content_hash(item.mask_path), item.unmasked_weight],
                 sizes[item.dataset],
+                *(["held out"] if item.held_out else []),
             ]
             for item in self.items
         ]
@@ -145,7 +152,8 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
     found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
     layout = config.architecture.adapter_layout
     found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
-    plan = _plan(data, world=processes.world) if data.items else None
+    found.problems += check_held_out(data.items, keep_best=settings.validation.keep_best)
+    plan = _plan(data, world=processes.world) if data.trained else None
     if "dit" in data.files.parts:
         problems, notes = idle_guidance(config, takes_guidance=data.files.variant.takes_guidance)
         found.problems += problems
@@ -155,7 +163,7 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
     found.problems += check_schedule(settings.scheduler, total_steps=total_steps)
     found.raise_if_any()
     assert plan is not None
-    found.notes += regularisation_notes(data.items, prior_loss_weight=weight)
+    found.notes += regularisation_notes(data.trained, prior_loss_weight=weight)
     return Job(
         config=config,
         files=data.files,
@@ -244,7 +252,7 @@ def _datasets(config: Config) -> tuple[DatasetConfig, ...]:
 def _plan(data: Data, *, world: int) -> TrainingPlan:
     fit = data.settings.fit
     return TrainingPlan(
-        data.items,
+        data.trained,
         batch_sizes=[dataset.batch_size for dataset in data.datasets],
         seed=fit.seed,
         batches_per_step=fit.gradient_accumulation_steps * world,

@@ -119,7 +119,7 @@ def bucket_rows(items: Sequence[Item], batch_sizes: Mapping[int, int]) -> list[B
         groups[item.dataset, item.bucket].append(item)
     rows = []
     for (dataset, bucket), members in sorted(groups.items()):
-        samples = sum(item.repeats for item in members)
+        samples = sum(item.repeats for item in members if not item.held_out)
         rows.append(
             BucketRow(
                 dataset=dataset,

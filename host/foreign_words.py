@@ -93,8 +93,9 @@ def _dataset_words() -> Iterator[tuple[str, ForeignWord]]:
         "secondary_separator keep_tokens_separator caption_prefix caption_suffix mask_suffix missing_mask "
         "train_data_dir reg_data_dir resize_interpolation",
         int: "keep_tokens caption_variants min_bucket_reso max_bucket_reso bucket_reso_steps "
-        "caption_dropout_every_n_epochs token_warmup_min",
-        float: "caption_dropout_rate caption_tag_dropout_rate unmasked_weight token_warmup_step",
+        "caption_dropout_every_n_epochs token_warmup_min validation_seed",
+        float: "caption_dropout_rate caption_tag_dropout_rate unmasked_weight token_warmup_step "
+        "validation_split",
         bool: "enable_bucket bucket_no_upscale recursive skip_unreadable shuffle_caption enable_wildcard "
         "flip_aug alpha_mask masked_loss color_aug random_crop",
     }
@@ -114,7 +115,6 @@ _COMPILE = "compiling the blocks is not built yet"
 _FASTER = "Remove it; where memory allows, a step is faster with  gradient_checkpointing = false"
 _NO_DDP = "this trainer does not tune how processes exchange gradients"
 _NO_HUB = "this trainer uploads nothing and fetches nothing"
-_NO_VALIDATION = "there is no held-out loss yet"
 _NO_TEXT_TRAINING = "only the transformer is trained; the text encoders' outputs are cached"
 _OTHER_MODEL = "it belongs to another model than FLUX.1"
 _PREVIEW = "the cache programs make caches only"
@@ -241,11 +241,6 @@ FOREIGN_WORDS: Mapping[str, ForeignWord] = {
     "multires_noise_discount": _any(float),
     **_each("initial_epoch initial_step", _refused(int, why=_RESUME, do=_WRITE_LATEST)),
     "skip_until_initial_step": _any(),
-    "validation_split": _neutral(0.0, why=_NO_VALIDATION),
-    **_each(
-        "validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps",
-        _refused(int, why=_NO_VALIDATION),
-    ),
     "sample_sampler": _neutral("euler", "k_euler", why="pictures are made by one sampler, Euler"),
     "lr_scheduler_type": _refused(str, why="schedules go by name", do="Write  lr_scheduler  instead."),
     "lr_scheduler_args": _refused(

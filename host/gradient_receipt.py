@@ -105,7 +105,7 @@ def first_gradients(job: Job, model: ModelSettings, *, home: Home) -> tuple[Grad
     start_blocks(frozen, architecture, checkpointed=model.gradient_checkpointing)
     objective, plan = objective_of(job, frozen.transformer, adapter), job.plan.step(0)
     first = plan.micro_batches[0]
-    load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
+    load = batch_loader(job.trained, seed=settings.fit.seed, names=cache_names(job.files.variant))
     staged = objective.stage(load(plan, first), step=0, positions=first.positions)
     objective.losses(staged.on(home.device)).sum().backward()
     found = {}

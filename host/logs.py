@@ -136,6 +136,7 @@ class JsonLines:
 
     def __init__(self, path: Path, *, keep_until: int) -> None:
         """Open ``path``; lines of steps after ``keep_until`` are dropped, they come again."""
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(path) if _step_of(line) <= keep_until]
         write_text(path, "".join(kept))

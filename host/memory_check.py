@@ -114,8 +114,11 @@ def with_plan(config: Config, plan: Plan) -> Config:
 def scene_of(job: Job, *, device_type: str, texts: Sequence[TextEntry]) -> Scene:
     """Return what a checked job works on; what is cached already needs no encoder."""
     pictures = {item.latent_cache for item in job.items}
+    # Held-out pictures go through the model one by one.
+    sizes = [1 if item.held_out else job.datasets[item.dataset].batch_size for item in job.items]
+    batches = {(item.bucket, size) for item, size in zip(job.items, sizes, strict=True)}
     return Scene(
-        batches=sorted({(item.bucket, job.datasets[item.dataset].batch_size) for item in job.items}),
+        batches=sorted(batches),
         samples=sorted({Size(prompt.height, prompt.width) for prompt in job.prompts}),
         encodes_text=not all(entry.path.exists() for entry in texts),
         encodes_pictures=not all(path.exists() for path in pictures),

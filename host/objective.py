@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +38,7 @@ class Objective:
         """
         latents = batch.latents.float()
         _, c, h, w = latents.shape
-        shift = self.variant.training_shift(round(h * w * self.architecture.tokens_per_latent))
+        shift = self.shift(h, w)
         draws = [self._draw((c, h, w), step=step, position=position, shift=shift) for position in positions]
         prior = [self.fit.prior_loss_weight if reg else 1.0 for reg in batch.is_reg]
         return Staged(
@@ -59,15 +59,8 @@ class Objective:
         sigma, latents = staged.sigma, staged.latents
         if staged.dropout_keys is not None:
             self.adapter.use_dropout(staged.dropout_keys)
-        velocity = self.architecture.call_dit(
-            self.transformer,
-            interpolate(latents, staged.input_noise, sigma),
-            sigma=sigma,
-            conditioning=staged.conditioning,
-            guidance=torch.full_like(sigma, self.noise.guidance_scale)
-            if self.variant.takes_guidance
-            else None,
-        )
+        noisy_latents = interpolate(latents, staged.input_noise, sigma)
+        velocity = self.velocity(noisy_latents, sigma=sigma, conditioning=staged.conditioning)
         losses = sample_losses(
             velocity,
             staged.noise - latents,
@@ -79,6 +72,23 @@ class Objective:
         if staged.prior_weights is not None:
             weights = weights * staged.prior_weights
         return weights * losses
+
+    def velocity(
+        self,
+        noisy_latents: Float[Tensor, "b c h w"],
+        *,
+        sigma: Float[Tensor, " b"],
+        conditioning: Mapping[str, Tensor],
+    ) -> Float[Tensor, "b c h w"]:
+        """Ask the model for the velocity, under the guidance of training where it takes one."""
+        guidance = torch.full_like(sigma, self.noise.guidance_scale) if self.variant.takes_guidance else None
+        return self.architecture.call_dit(
+            self.transformer, noisy_latents, sigma=sigma, conditioning=conditioning, guidance=guidance
+        )
+
+    def shift(self, height: int, width: int) -> float:
+        """Return the resolution's factor for latents of this size."""
+        return self.variant.training_shift(round(height * width * self.architecture.tokens_per_latent))
 
     def _draw(self, shape: tuple[int, int, int], *, step: int, position: int, shift: float) -> Draw:
         return draw_sample(

@@ -15,6 +15,7 @@ from host.errors import ConfigError, Problem
 from host.outputs import OutputSettings
 from host.saving import all_loras
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
+from host.validation_record import validation_path
 
 LONGEST_NAME = 200
 """Bytes of an output_name: file systems allow 255, and suffixes are added."""
@@ -95,6 +96,7 @@ def clear(output: OutputSettings) -> None:
             *all_loras(folder, name),
             *find_states(folder, name),
             folder / f"{name}.jsonl",
+            validation_path(folder, name),
             record_path(output),
         ]
     )

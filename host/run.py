@@ -38,6 +38,7 @@ from host.shortage import during
 from host.states import Progress, read_progress, set_aside_after
 from host.stopping import StopRequest
 from host.training import Training, prepare_training, prune_states, run_training, save_training_state
+from host.validation_start import check_keeping, validation_lines, validation_of
 
 
 def train(argv: Sequence[str]) -> str:
@@ -50,6 +51,7 @@ def train(argv: Sequence[str]) -> str:
     _make_tiny(config, processes, screen)
     with placing(config), screen.alive("looking at files and pictures"):
         job = check_job(config, processes=processes, watch=screen.watch)
+        check_keeping(job)
         progress = _progress_of(job, processes)
         start = decide_start(config.settings.output, now=progress, total_steps=job.plan.total_steps)
         room = _room(job, start, processes)
@@ -191,6 +193,8 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
         accumulation=settings.fit.gradient_accumulation_steps, processes=processes.world
     )
     screen.say("check", sentence)
+    for line in validation_lines(job, validation_of(job)):
+        screen.say("check", line)
     for line in caption_lines(job.items):
         screen.say("check", line)
 

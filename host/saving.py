@@ -1,5 +1,6 @@
 """Saves the LoRA, and believes the file only after it was opened again and compared."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from networks.lora import Adapter
 from networks.verify import LoraRefusedError, Verification, verify_lora
 
 KOHYA, DIFFUSERS = "kohya", "diffusers"
+BEST = "-best-step"
+"""What comes between the name of a run and the step of its best LoRA."""
 SECOND = "-diffusers"
 """What follows the name of the second file when a LoRA is saved in both layouts."""
 
@@ -216,7 +219,7 @@ def second_file(path: Path) -> Path:
 def all_loras(output_dir: Path, name: str) -> list[Path]:
     """Return every LoRA that runs called ``name`` saved, the finished one first, in all layouts."""
     final = output_dir / f"{name}.safetensors"
-    first = [final, *intermediate_loras(output_dir, name)]
+    first = [final, *intermediate_loras(output_dir, name), *best_loras(output_dir, name).values()]
     second = [path for path in map(second_file, first) if not _is_of_another_run(path)]
     return [path for path in [*first, *second] if path.exists()]
 
@@ -236,3 +239,19 @@ def intermediate_loras(output_dir: Path, name: str) -> list[Path]:
         if on_the_way and not _is_of_another_run(path):
             found.append(path)
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def best_path(output_dir: Path, name: str, step: int) -> Path:
+    """Return where the LoRA of the best held-out loss goes."""
+    return output_dir / f"{name}{BEST}{step:08d}.safetensors"
+
+
+def best_loras(output_dir: Path, name: str) -> dict[int, Path]:
+    """Return step -> the LoRA of the best held-out loss; more than one only where a start was killed."""
+    pattern = re.compile(f"{re.escape(name)}{BEST}" + r"(\d{8})")
+    found = {path: pattern.fullmatch(path.stem) for path in sorted(output_dir.glob("*.safetensors"))}
+    return {
+        int(match[1]): path
+        for path, match in found.items()
+        if match is not None and not _is_of_another_run(path)
+    }

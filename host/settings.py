@@ -19,6 +19,7 @@ from host.presets import PresetSettings
 from host.sampling import SampleSettings
 from host.schedulers import SchedulerSettings
 from host.setting import METADATA_KEY, facts_of
+from host.validation_plan import ValidationSettings
 from host.values import kind_of
 
 GROUPS: Mapping[str, type] = {
@@ -32,6 +33,7 @@ GROUPS: Mapping[str, type] = {
     "scheduler": SchedulerSettings,
     "output": OutputSettings,
     "sample": SampleSettings,
+    "validation": ValidationSettings,
     "log": LogSettings,
     "data": DataSettings,
 }
@@ -53,6 +55,7 @@ class RunSettings:
     scheduler: SchedulerSettings
     output: OutputSettings
     sample: SampleSettings
+    validation: ValidationSettings
     log: LogSettings
     data: DataSettings
     plugin: Any

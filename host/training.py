@@ -41,6 +41,8 @@ from host.schedulers import learning_rate_factor
 from host.shortage import at_work_on, during
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
+from host.validation_observer import ValidationObserver
+from host.validation_start import make_validation_observer, make_validator, validation_of
 from networks.linears import linears_of
 from networks.lora import Adapter
 
@@ -146,19 +148,25 @@ def run_training(
     observers: list[Callable[[StepReport], None]] = [watch]
     if training.processes.is_main:
         observers.append(_save_observer(training))
+    validation = _validation_observer(training, watch, first_step=first_step)
+    observers.append(validation)
     if sample is not None:
         observers.append(sample)
     began = time.monotonic()
     try:
         with watch.refreshing(), during("training", remedy=_remedy(training, "training")):
+            validation.begin(first_step, epoch=_epoch_after(training, first_step))
             done = fit(loop, first_step=first_step, observers=observers, stopping=training.stopping)
     except NotFiniteError as error:
         raise _went_wrong(training, error) from error
     finally:
         watch.close()
+        validation.close()
     if watch.losses:
         text = f"{done - first_step} steps in {time.monotonic() - began:.0f} s, loss {watch.average():.4f}"
         training.screen.say("train", text)
+    if done == job.plan.total_steps:
+        validation.end()
     if sample is not None and done == job.plan.total_steps:
         sample.make(done)
     return done
@@ -200,6 +208,11 @@ def prune_states(output: OutputSettings) -> None:
         remove_all(find_states(output.output_dir, output.output_name)[:-keep])
 
 
+def _epoch_after(training: Training, step: int) -> int:
+    """Return the epoch, counted from 1, of the last of ``step`` steps."""
+    return training.job.plan.step(max(step - 1, 0)).epoch + 1
+
+
 def _fields(progress: Progress) -> dict:
     return {name: getattr(progress, name) for name in progress.__slots__}
 
@@ -217,7 +230,7 @@ def _restore(training: Training, start: Start) -> int:
 def _loop(training: Training) -> Loop:
     job, settings = training.job, training.job.settings
     objective = objective_of(job, training.frozen.transformer, training.adapter)
-    load = batch_loader(job.items, seed=settings.fit.seed, names=cache_names(job.files.variant))
+    load = batch_loader(job.trained, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:
         training.frozen.streamer.timed = partial(clock.inside, "copies")
@@ -258,6 +271,8 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         else []
     )
 
+    validation = validation_of(job)
+
     def due_after(step: int) -> list[tuple[str, int]]:
         sample, epoch, total = job.settings.sample, job.plan.steps_per_epoch, job.plan.total_steps
         due = [("save", output.save_every_n_steps, 1), ("save", output.save_every_n_epochs, epoch)]
@@ -266,10 +281,11 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
                 ("sample", sample.sample_every_n_steps, 1),
                 ("sample", sample.sample_every_n_epochs, epoch),
             ]
+        rounds = sum(due > step for due in validation.steps)
         left = [
             (kind, total // (every * unit) - step // (every * unit)) for kind, every, unit in due if every
         ]
-        return [*left, ("save", 1), ("sample", 1)]
+        return [*left, ("validation", rounds), ("save", 1), ("sample", 1)]
 
     return ProgressObserver(
         screen=training.screen,
@@ -288,19 +304,40 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
     )
 
 
+def _validation_observer(
+    training: Training, watch: ProgressObserver, *, first_step: int
+) -> ValidationObserver:
+    job = training.job
+    plan = validation_of(job)
+    validator = make_validator(
+        job,
+        plan,
+        objective=objective_of(job, training.frozen.transformer, training.adapter),
+        processes=training.processes,
+        stopping=training.stopping,
+    )
+    return make_validation_observer(
+        job, plan, validator=validator, watch=watch, save=_save(training), first_step=first_step
+    )
+
+
+def _save(training: Training) -> Callable[[Path, int, int], None]:
+    def save(path: Path, step: int, epoch: int) -> None:
+        found = training.saver.save(path, step=step, epoch=epoch)
+        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
+
+    return save
+
+
 def _save_observer(training: Training) -> SaveObserver:
     output, saver = training.job.settings.output, training.saver
-
-    def save(path: Path, step: int, epoch: int) -> None:
-        found = saver.save(path, step=step, epoch=epoch)
-        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
 
     def prune() -> None:
         saver.prune()
         prune_states(output)
 
     return SaveObserver(
-        save=save,
+        save=_save(training),
         save_state=lambda step: save_training_state(training, step),
         prune=prune,
         step_path=saver.step_path,

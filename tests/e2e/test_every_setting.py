@@ -134,6 +134,11 @@ ROWS = {
     "sample_every_n_steps": Row(1, FILES, beside=PROMPTS),
     "sample_every_n_epochs": Row(1, FILES, beside={**PROMPTS, "max_train_steps": 6}),
     "sample_at_first": Row(False, FILES, beside=PROMPTS),
+    "validation_budget": Row(1.0, FILES, beside={"max_train_steps": 6}),
+    "validate_every_n_steps": Row(1, FILES),
+    "validate_every_n_epochs": Row(1, FILES, beside={"max_train_steps": 6}),
+    "max_validation_steps": Row(1, SCREEN, beside={"validate_every_n_steps": 1}),
+    "keep_best": Row(True, REFUSED),
     "log_with": Row("tensorboard", FILES),
     "logging_dir": Row("{out}/board", FILES, beside={"log_with": "tensorboard"}),
     "log_tracker_name": Row("spots", TRACKER, beside={"log_with": "wandb"}),
@@ -234,6 +239,7 @@ def _results(out):
     logs = [
         json.loads(line)
         for path in sorted(out.rglob("*.jsonl"))
+        if not path.stem.endswith("_validation")
         for line in path.read_text().split("\n")[:-1]
     ]
     found = {

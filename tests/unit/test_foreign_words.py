@@ -194,7 +194,7 @@ def test_another_value_is_refused_with_the_reason_and_the_line(tmp_path, line, r
 @pytest.mark.parametrize(
     "line",
     ["apply_t5_attn_mask = false", "full_bf16 = false", "sdpa = false", "lowram = true", "num_workers = 8",
-     "compile = false", 'compile_dynamic = "auto"', "mode_scale = 1.29", "validation_split = 0"],
+     "compile = false", 'compile_dynamic = "auto"', "mode_scale = 1.29"],
 )  # fmt: skip
 def test_a_neutral_value_is_accepted_and_named(tmp_path, line):
     (note,) = load(write(tmp_path, line)).notes
