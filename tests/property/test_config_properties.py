@@ -18,10 +18,11 @@ from host.errors import ConfigError
 from host.foreign_words import FOREIGN_WORDS, REFUSED_VALUES
 from host.given import BY_FLAG, BY_VARIABLE, IN_FILE, Given, as_variable
 from host.placing import placed
-from host.presets import installed_presets
+from host.presets import FOLDER, installed_presets
 from host.reading import Reading
 from host.setting import facts_of
 from host.settings import CONTROL_WORDS, all_fields, all_kinds, default_of, resolved_values, without_effect
+from host.toml_source import read_toml
 from host.values import as_flag, as_toml
 
 FIELDS, KINDS = all_fields(ToySettings), all_kinds(ToySettings)
@@ -153,11 +154,15 @@ def chosen(draw):
     return {name: draw(CHOICES[name]) for name in draw(st.lists(st.sampled_from([*CHOICES]), unique=True))}
 
 
-def acting_together(values):
-    """Return the values without those that have no effect beside the others."""
+def acting_together(values, *, presets=()):
+    """Return the values without those that have no effect beside the others and what presets say."""
     kept = dict(values)
+    beneath = {name: default_of(field) for name, field in FIELDS.items()}
+    for preset in presets:
+        document = read_toml(FOLDER / f"{preset}.toml").document
+        beneath |= {name: value for name, value in document.items() if name in FIELDS}
     while True:
-        resolved = {name: default_of(field) for name, field in FIELDS.items()} | kept
+        resolved = beneath | kept
         idle = without_effect(FIELDS, resolved, given=list(kept))
         if not idle:
             return kept
@@ -180,7 +185,8 @@ def test_the_resolved_configuration_gives_the_same_resolved_configuration(tmp_pa
     presets, (in_file, variables, flags), pictures, words = said
     variables = {n: v for n, v in variables.items() if not _is_hard_for_a_variable(v)}
     flags = {n: v for n, v in flags.items() if not _begins_with_dashes(v)}
-    acting = acting_together(in_file | variables | flags)
+    # With the presets and without them: what they say may be left out beside the user's own words.
+    acting = acting_together(acting_together(in_file | variables | flags), presets=presets)
     in_file, variables, flags = (
         {name: value for name, value in layer.items() if name in acting}
         for layer in (in_file, variables, flags)
