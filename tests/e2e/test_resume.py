@@ -91,7 +91,10 @@ def resume_flags(folder):
     from host.states import latest_state
 
     state, _ = latest_state(folder / "out", "lora")
-    return ["--resume", "latest"] if state else []
+    if state is not None:
+        return ["--resume", "latest"]
+    # Killed between the first LoRA and its state: the program says to overwrite, as nothing can be resumed.
+    return ["--overwrite"] if list((folder / "out").glob("lora*.safetensors")) else []
 
 
 def wait_for_training(process):
