@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,23 @@ def lora_bytes(folder, name="lora"):
 def state_bytes(folder, name="lora"):
     state = folder / "out" / f"{name}-state"
     return {path.name: path.read_bytes() for path in state.iterdir()}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def launch_two(job):
+    """Train with two processes, as accelerate starts them; return the finished process."""
+    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *words.split()]
+    return subprocess.run(
+        [*launcher, "--main_process_port", free_port(), str(ROOT / "train.py"), str(job)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

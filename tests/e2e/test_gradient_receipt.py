@@ -2,14 +2,10 @@
 
 import hashlib
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
-from jobs import ROOT, TESTS, draw_pictures, lora_bytes, losses, state_bytes, train, write_job
+from jobs import draw_pictures, launch_two, lora_bytes, losses, state_bytes, train, write_job
 from safetensors.torch import load_file, save_file
 
 from host import gradient_receipt, training
@@ -148,23 +144,7 @@ def test_the_comparison_changes_no_byte_of_the_run(tmp_path, capsys, monkeypatch
 
 def test_several_processes_keep_what_the_main_one_chose(tmp_path):
     job = hard_job(tmp_path, max_train_steps=2, batch_size=1, save_state_on_train_end=True)
-    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *words.split(),
-        "--main_process_port",
-        port,
-    ]
-    launched = subprocess.run(
-        [*launcher, str(ROOT / "train.py"), str(job)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    launched = launch_two(job)
     assert launched.returncode == 0, launched.stdout + launched.stderr
     assert launched.stdout.count("so not kept in it: ") == 1
     assert read_progress(tmp_path / "out" / "lora-state").kept == [HARD]

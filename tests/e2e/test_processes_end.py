@@ -1,13 +1,12 @@
 """Several processes end cleanly: no thread of their group is alive when Python is."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from jobs import ROOT
+from jobs import ROOT, free_port
 
 PROGRAM = """
 import pathlib
@@ -25,11 +24,8 @@ print("alive:", [name for name in names if "gloo" in name])
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux tells the names of threads")
 def test_no_thread_outlives_the_group_of_processes():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
     shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],

@@ -2,14 +2,20 @@
 
 import errno
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
-from jobs import ROOT, TESTS, TOY, draw_pictures, lora_bytes, losses, run, state_bytes, train, write_job
+from jobs import (
+    TOY,
+    draw_pictures,
+    launch_two,
+    lora_bytes,
+    losses,
+    run,
+    state_bytes,
+    train,
+    write_job,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -29,12 +35,6 @@ def test_the_log_has_a_line_a_step_and_the_screen_the_arithmetic(tmp_path, capsy
     assert len(losses(tmp_path)) == 4
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_path):
     settings = {
         "batch_size": 1,
@@ -44,16 +44,7 @@ def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_pa
     }
     assert train(write_job(tmp_path / "one", gradient_accumulation_steps=2, **settings)) == 0
     job = write_job(tmp_path / "two", **settings)
-    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    launched = subprocess.run(
-        [*launcher, *words.split(), "--main_process_port", free_port(), str(ROOT / "train.py"), str(job)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    launched = launch_two(job)
     assert launched.returncode == 0, launched.stdout + launched.stderr
     assert launched.stdout.count("FINISHED") == 1
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

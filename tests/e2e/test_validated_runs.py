@@ -1,18 +1,24 @@
 """Whole runs with validation: it shifts nothing, goes on where it was, and keeps the best."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
-from jobs import ROOT, SIZES, TESTS, draw_pictures, lora_bytes, losses, run, state_bytes, train, write_job
+from jobs import (
+    SIZES,
+    draw_pictures,
+    launch_two,
+    lora_bytes,
+    losses,
+    run,
+    state_bytes,
+    train,
+    write_job,
+)
 from PIL import Image
 from safetensors import safe_open
-from test_training import free_port
 
 from host import training
 from host.fit import fit
@@ -250,16 +256,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
     settings: dict = {"batch_size": 1, "max_train_steps": 3, "validate_every_n_steps": 3}
     assert train(write_job(tmp_path / "one", gradient_accumulation_steps=2, **settings)) == 0
     job = write_job(tmp_path / "two", **settings)
-    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    words = f"-m accelerate.commands.launch {words} --main_process_port {free_port()}"
-    launched = subprocess.run(
-        [sys.executable, *words.split(), str(ROOT / "train.py"), str(job)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    launched = launch_two(job)
     assert launched.returncode == 0, launched.stdout + launched.stderr
     one, two = rounds(tmp_path / "one"), rounds(tmp_path / "two")
     assert two[0] == one[0]
