@@ -17,14 +17,13 @@ from host.frozen import bytes_waiting_on_disk, copy_of
 from host.outputs import OutputSettings
 from host.saving import all_loras
 from host.sizes import (
-    adapted_linears,
-    lora_bytes,
     picture_entry_bytes,
     sample_bytes,
     state_bytes,
     text_entry_bytes,
 )
 from host.states import find_states
+from host.train_modes import mode_of
 
 CACHES, RESULTS, SAMPLES, COPY = "caches", "states and LoRAs", "samples", "8-bit copy"
 WAITING = "blocks that wait"
@@ -190,11 +189,12 @@ class _Results:
         # A new best one is whole before the old one is removed.
         self.keeps_best = settings.validation.keep_best
         layout, output = job.config.architecture.adapter_layout, settings.output
-        linears = adapted_linears(job.files, settings.network, layout=layout)
+        mode = mode_of(settings)
+        sizes = mode.sizes(settings, job.files, layout)
         said = json.dumps(metadata_values(job.config))
         datasets = " " * DATASET_TEXT * len(job.datasets)
-        self.lora = lora_bytes(linears, output, layout=layout, said=said + datasets)
-        self.state = state_bytes(linears, settings.optimizer, device_type=device_type, said=said)
+        self.file = mode.file_bytes(sizes, output, layout, said + datasets)
+        self.state = state_bytes(sizes.tensors, settings.optimizer, device_type=device_type, said=said)
         name, folder = output.output_name, output.output_dir
         self.old = sum(_size_of(path) for path in [*all_loras(folder, name), *find_states(folder, name)])
         samples = sampled_rounds(job) * sum(sample_bytes(prompt) for prompt in job.prompts)
@@ -206,7 +206,7 @@ class _Results:
         total, epoch = self.plan.total_steps, self.plan.steps_per_epoch
         loras, states = kept_files(output, total_steps=total, steps_per_epoch=epoch)
         loras += 2 * self.keeps_best
-        results = max(0, loras * self.lora + states * self.state - self.old)
+        results = max(0, loras * self.file + states * self.state - self.old)
         found = [Need(what=RESULTS, folder=output.output_dir, size=results)]
         if self.samples:
             found.append(Need(what=SAMPLES, folder=output.output_dir / "sample", size=self.samples))

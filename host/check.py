@@ -29,18 +29,17 @@ from host.frozen_check import check_frozen, check_quantization
 from host.held_out import check_held_out
 from host.idle import continued_rank, idle_guidance, idle_steps
 from host.logs import check_trackers
-from host.model_files import ModelFiles, find_model_files, unfit_lora
+from host.model_files import ModelFiles, find_model_files
 from host.optimizers import check_optimizer, optimizer_notes
 from host.plan import TrainingPlan
-from host.prepare import ModelSettings, check_network
+from host.prepare import ModelSettings
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
 from host.regularisation import check_regularisation, regularisation_notes
-from host.saving import check_format
 from host.schedulers import check_schedule
 from host.setting import path_roles
 from host.settings import RunSettings
-from networks.selection import choose_linears, parse_network_args
+from host.train_modes import mode_of
 
 T = TypeVar("T")
 
@@ -145,13 +144,11 @@ def check_job(config: Config, *, processes: Processes, watch: Watch = unwatched)
     found.problems += _timesteps(settings.noise)
     found.problems += check_optimizer(settings.optimizer, device=processes.device)
     found.notes += [] if found.problems else optimizer_notes(settings.optimizer, device=processes.device)
-    found.problems += check_network(config.architecture, settings.network) or _adapter(data)
+    found.problems += mode_of(settings).check(config, data.files)
     found.problems += check_trackers(settings.log)
     found.problems += check_quantization(settings.model, processes.device)
     weight = settings.fit.prior_loss_weight
     found.problems += check_regularisation(data.datasets, prior_loss_weight=weight)
-    layout = config.architecture.adapter_layout
-    found.problems += check_format(settings.output.save_format, diffusers=layout.diffusers)
     found.problems += check_held_out(data.items, keep_best=settings.validation.keep_best)
     plan = _plan(data, world=processes.world) if data.trained else None
     if "dit" in data.files.parts:
@@ -306,25 +303,3 @@ def _try_to_reduce(items: tuple[Item, ...]) -> None:
     """Make a picture smaller when one of ``items`` needs it: OpenCV may not load on this machine."""
     if any(scale_to_cover(item.size, item.bucket) < 1 for item in items):
         fit_to_bucket(np.zeros((2, 2, 3), dtype=np.uint8), Size(1, 1))
-
-
-def _adapter(data: Data) -> list[Problem]:
-    """Return what is wrong with the adapter's patterns, or with the LoRA to continue from."""
-    part, network = data.files.parts.get("dit"), data.settings.network
-    if part is None or part.role != "transformer" or part.refusal is not None:
-        return []
-    linears = data.files.linears()
-    layout = data.config.architecture.adapter_layout
-    if network.network_weights is not None:
-        return unfit_lora(network.network_weights, linears=linears, kohya_prefix=layout.kohya_prefix)
-    include, exclude = parse_network_args(network.network_args)
-    preset = layout.presets[network.network_preset or next(iter(layout.presets))]
-    try:
-        choose_linears(list(linears), preset=preset, include=include, exclude=exclude)
-    except ValueError as error:
-        remedy = "Correct network_args or network_preset."
-        lines = str(error).splitlines()
-        return [
-            Problem(what=f"network_args: {line}.", remedy=remedy, setting="network_args") for line in lines
-        ]
-    return []

@@ -18,10 +18,10 @@ STATM = Path("/proc/self/statm")
 class MemoryAccount:
     """Splits the memory in use among its owners, in bytes.
 
-    What no step changes is counted once. ``gradients`` are as large as the adapter and there only between
-    backward pass and optimizer. ``rest`` is all else: activations, batches and libraries. On a GPU it
-    belongs to the highest use since this account was opened, on the CPU to the process as it is now; where
-    the system does not tell, it is 0.
+    What no step changes is counted once. ``owner`` holds what is trained; ``gradients`` are as large and
+    there only between backward pass and optimizer. ``rest`` is all else: activations, batches and libraries.
+    On a GPU it belongs to the highest use since this account was opened, on the CPU to the process as it is
+    now; where the system does not tell, it is 0.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class MemoryAccount:
         trained: Iterable[Tensor],
         optimizer: torch.optim.Optimizer,
         device: torch.device,
+        owner: str = "adapter",
     ) -> None:
-        adapter = storage_bytes(trained)
-        self.owners = {"frozen": storage_bytes(frozen), "adapter": adapter, "gradients": adapter}
+        size = storage_bytes(trained)
+        self.owners = {"frozen": storage_bytes(frozen), owner: size, "gradients": size}
         self.optimizer = optimizer
         self.device = device
         if device.type == "cuda":

@@ -8,7 +8,7 @@ from itertools import combinations
 from dataset.buckets import Size
 from host.memory_estimate import Scene
 from host.prepare import ModelSettings, eight_bit_form
-from host.settings import RunSettings
+from host.settings import RunSettings, idle_names
 from host.values import as_toml
 
 SIDES = (768, 512)
@@ -67,21 +67,22 @@ def milder(settings: RunSettings, scene: Scene, *, unset: Collection[str]) -> It
 
 
 def _parts(settings: RunSettings, scene: Scene, *, unset: Collection[str]) -> Iterator[Part]:
-    model = settings.model
+    model, idle = settings.model, idle_names(settings)
     if not model.gradient_checkpointing and "gradient_checkpointing" not in unset:
         yield _model_part("gradient_checkpointing", gradient_checkpointing=True)
-    if "blocks_to_swap" not in unset:
+    if "blocks_to_swap" not in {*unset, *idle}:
         name = "blocks_to_swap"
         yield Part(name=name, lines=(), apply=lambda s, scene: (s, scene), unset=frozenset({name}))
     for field in dataclasses.fields(settings.plugin):
         if scene.encodes_text and getattr(settings.plugin, field.name) is False:
             yield _plugin_part(field.name)
-    if eight_bit_form(model) is None:
+    if eight_bit_form(model) is None and "fp8_base" not in idle:
         yield _model_part("8 bit", fp8_base=True, fp8_scaled=True)
     if max((batch for _, batch in scene.batches), default=1) > 1:
         yield Part(name="batch", lines=("batch_size = 1",), apply=_one_by_one)
     yield from _smaller_pictures(scene)
-    if settings.network.network_dim > SMALL_RANK and settings.network.network_weights is None:
+    anew = settings.network.network_weights is None and "network_dim" not in idle
+    if anew and settings.network.network_dim > SMALL_RANK:
         line = f"network_dim = {SMALL_RANK}"
         yield Part(name="rank", lines=(line,), apply=_small_rank)
     if scene.encodes_text:

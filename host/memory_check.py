@@ -24,6 +24,7 @@ from host.planner import (
     suggestion,
 )
 from host.prepare import ModelSettings
+from host.settings import idle_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,9 @@ def _once_cached(job: Job, device: torch.device) -> Scene:
 
 
 def unset_in(config: Config) -> frozenset[str]:
-    """Return the settings that are the planner's, as the user did not set them."""
-    return frozenset(name for name in CHOSEN_HERE if config.origins[name] == "default")
+    """Return the settings that are the planner's: those that act here and that the user did not set."""
+    idle = idle_names(config.settings)
+    return frozenset(name for name in CHOSEN_HERE if config.origins[name] == "default" and name not in idle)
 
 
 def with_plan(config: Config, plan: Plan) -> Config:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 
 from dataset.buckets import Size
 from host.architecture import Architecture
@@ -17,23 +16,23 @@ from host.memory_model import (
     Placed,
     Precision,
     Trained,
-    adapter_parameters,
     forward_peak,
     lay_out,
     linear_bytes,
-    saving_bytes,
     training_peak,
     widening_bytes,
 )
 from host.model_files import ModelFiles
 from host.optimizers import OptimizerSettings, dotted_path
 from host.placement import eight_bit_linears, streamed_units
-from host.prepare import ModelSettings, NetworkSettings, eight_bit_form
+from host.prepare import eight_bit_form
 from host.quantization import Form
 from host.saving import DTYPES
 from host.setting import path_roles
 from host.settings import RunSettings
-from host.sizes import MOMENTS, adapted_linears
+from host.sizes import MOMENTS
+from host.train_modes import mode_of
+from host.trained import Sizes
 
 DEVICE_ALLOWANCE = 600_000_000
 """Bytes for the libraries' work spaces and for gaps between tensors; an allowance, not measured."""
@@ -81,9 +80,9 @@ class Estimator:
         self.skeleton = files.skeleton()
         self.linears = self.skeleton.linears
         self.block_linears = self.skeleton.block_linears()
-        self._ranks_of = lru_cache(self._find_ranks)
         self._frozen_as = lru_cache(self._weigh)
         self._steps: dict[tuple, StepBytes] = {}
+        self._sizes: dict[tuple[str, str], Sizes] = {}
 
     def phases(self, settings: RunSettings, scene: Scene) -> list[PhaseBytes]:
         """Return what every phase of the run takes, in the order they run."""
@@ -142,7 +141,7 @@ class Estimator:
         return (facts.autoencoder if facts else general_autoencoder)(self.files.headers["vae"])
 
     def _training(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
+        trained, lies = self._trained(settings, scene), self._placed(settings, scene)
         peaks = {
             (bucket, batch): training_peak(self._step(settings, bucket, batch, training=True), trained)
             for bucket, batch in _largest(scene.batches)
@@ -157,7 +156,7 @@ class Estimator:
 
     def _samples(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
         size = max(scene.samples, key=lambda one: one.area)
-        lies, codec = self._placed(settings.model, scene), self._autoencoder(size)
+        lies, codec = self._placed(settings, scene), self._autoencoder(size)
         drawing = forward_peak(self._step(settings, size, 1, training=False))
         resident = lies.device + self._trained(settings, scene).resident
         return PhaseBytes(
@@ -168,37 +167,32 @@ class Estimator:
         )
 
     def _saving(self, settings: RunSettings, scene: Scene) -> PhaseBytes:
-        trained, lies = self._trained(settings, scene), self._placed(settings.model, scene)
-        itemsize = DTYPES[settings.output.save_precision].itemsize
+        trained, lies = self._trained(settings, scene), self._placed(settings, scene)
+        saving = self.sizes(settings).saving(DTYPES[settings.output.save_precision].itemsize)
         return PhaseBytes(
             name=SAVING,
-            device=lies.device + trained.resident,
-            host=HOST_ALLOWANCE + lies.host + saving_bytes(trained.count, itemsize=itemsize),
+            device=lies.device + trained.resident + saving.device,
+            host=HOST_ALLOWANCE + lies.host + saving.host,
         )
 
     def _trained(self, settings: RunSettings, scene: Scene) -> Trained:
         return Trained(
-            parameters=adapter_parameters(self.linears, self._ranks(settings.network)),
+            parameters=self.sizes(settings).parameters,
             optimizer=optimizer_bytes(settings.optimizer, device_type=scene.device_type),
             checkpointing=settings.model.gradient_checkpointing,
             accumulates=scene.accumulates,
         )
 
-    def _ranks(self, network: NetworkSettings) -> dict[str, int]:
-        given = (network.network_preset, tuple(network.network_args), network.network_weights)
-        return self._ranks_of(network.network_dim, *given)
-
-    def _find_ranks(
-        self, dim: int, preset: str | None, args: tuple[str, ...], path: Path | None
-    ) -> dict[str, int]:
-        network = NetworkSettings(
-            network_dim=dim, network_preset=preset, network_args=list(args), network_weights=path
-        )
-        layout = self.architecture.adapter_layout
-        return {one.path: one.rank for one in adapted_linears(self.files, network, layout=layout)}
+    def sizes(self, settings: RunSettings) -> Sizes:
+        """Return what will be trained."""
+        key = settings.model.train_mode, repr(settings.network)
+        if key not in self._sizes:
+            layout = self.architecture.adapter_layout
+            self._sizes[key] = mode_of(settings).sizes(settings, self.files, layout)
+        return self._sizes[key]
 
     def _step(self, settings: RunSettings, bucket: Size, batch: int, *, training: bool) -> StepBytes:
-        ranks, model = self._ranks(settings.network) if training else {}, settings.model
+        ranks, model = self.sizes(settings).ranks if training else {}, settings.model
         kept = (ITEMSIZE[model.mixed_precision], eight_bit_form(model))
         key = (batch, bucket, kept, *ranks.items())
         if key not in self._steps:
@@ -223,7 +217,10 @@ class Estimator:
         variant = self.files.variant
         return partial(general_step, skeleton=self.skeleton, architecture=architecture, variant=variant)
 
-    def _placed(self, model: ModelSettings, scene: Scene) -> Placed:
+    def _placed(self, settings: RunSettings, scene: Scene) -> Placed:
+        model = settings.model
+        if not self.sizes(settings).keeps_base:
+            return Placed(device=0, host=0)
         frozen = self._frozen_as(ITEMSIZE[model.mixed_precision], eight_bit_form(model), scene.exact)
         lies = lay_out(frozen, streamed=model.blocks_to_swap)
         # For the CPU they wait on disk.

@@ -57,16 +57,18 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """Where a frozen transformer lies."""
+    """Bytes, by where they lie."""
 
     device: int
-    """Resident weights and the ring's buffers."""
     host: int
-    """Weights that wait in main memory."""
+    """In main memory."""
 
 
 def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
-    """Return where the weights lie when ``streamed`` blocks wait."""
+    """Return where the weights lie when ``streamed`` blocks wait: these in main memory.
+
+    On the device are the others, and the buffers of the ring.
+    """
     waiting = blocks_to_stream(list(frozen.linears), streamed)
     units = [sum(_aligned(size) for size in frozen.linears[block]) for block in waiting]
     units += [_aligned(size) for block in waiting for size in frozen.ahead.get(block, ())]
@@ -78,11 +80,6 @@ def lay_out(frozen: Frozen, *, streamed: int) -> Placed:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def adapter_parameters(linears: Mapping[str, tuple[int, int]], ranks: Mapping[str, int]) -> dict[str, int]:
-    """Return module path -> parameters of its LoRA; ``linears`` are (out, in)."""
-    return {path: rank * sum(linears[path]) for path, rank in ranks.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,7 @@ class Trained:
     """What is trained, and how."""
 
     parameters: Mapping[str, int]
-    """Module path -> parameters of its LoRA."""
+    """Module path -> trained parameters that belong to it."""
     optimizer: OptimizerBytes
     checkpointing: bool
     accumulates: bool
@@ -113,7 +110,7 @@ class Trained:
 
     @property
     def resident(self) -> int:
-        """Factors and moments."""
+        """What is trained, and its moments."""
         return round(self.count * (FLOAT32 + self.optimizer.state))
 
 

@@ -1,11 +1,11 @@
-"""The header of a saved LoRA: ``ss_*`` as kohya's trainers write it and ``modelspec.*``.
+"""The header of a saved file: ``ss_*`` as kohya's trainers write it and ``modelspec.*``.
 
 Nothing in it depends on the clock, the machine or a path, so the same run makes the same bytes.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dataset.config import DatasetConfig
@@ -13,24 +13,16 @@ from host.check import Job
 from host.config import metadata_values
 from host.optimizers import describe
 from host.regularisation import samples_per_epoch
-from networks.lora import Adapter
 
 
-def lora_metadata(job: Job, adapter: Adapter, *, steps: int, epoch: int, device_type: str) -> dict[str, str]:
-    """Return the header for a LoRA saved after ``steps`` steps in ``epoch`` (counted from 1)."""
-    layout = job.config.architecture.adapter_layout
-    metadata = {
-        "ss_base_model_version": layout.base_model_version,
-        "ss_network_module": layout.network_module,
-        "ss_network_dim": _one_of({layer.rank for layer in adapter.layers.values()}),
-        "ss_network_alpha": _one_of({layer.alpha for layer in adapter.layers.values()}),
-        **layout.modelspec,
-        **job.files.variant.modelspec,
-        **_modelspec(job),
-    }
-    if job.settings.network.network_args:
-        pairs = [word.partition("=") for word in job.settings.network.network_args]
-        metadata["ss_network_args"] = json.dumps({name: value for name, _, value in pairs})
+def run_metadata(
+    job: Job, header: Mapping[str, str], *, steps: int, epoch: int, device_type: str
+) -> dict[str, str]:
+    """Return the header of a file saved after ``steps`` steps in ``epoch`` (counted from 1).
+
+    ``header`` is what the file says of itself.
+    """
+    metadata = {**header, **_modelspec(job)}
     if job.settings.output.no_metadata:
         return metadata
     values = metadata_values(job.config)
@@ -92,11 +84,6 @@ def _training(job: Job, values: Mapping[str, str], *, device_type: str) -> dict[
         "ss_vae_name": _name(job, "vae"),
         "ss_datasets": json.dumps([_dataset(dataset) for dataset in job.datasets]),
     }
-
-
-def _one_of(values: Collection[float]) -> str:
-    """Return the one value, or kohya's word for a mixture."""
-    return str(next(iter(values))) if len(values) == 1 else "Dynamic"
 
 
 def _dataset(config: DatasetConfig) -> dict[str, object]:

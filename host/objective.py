@@ -17,7 +17,7 @@ from host.fit import FitSettings
 from host.flow_matching import Draw, NoiseSettings, draw_sample, interpolate, loss_weight, sample_losses
 from host.randomness import derived_seed, generator
 from host.staging import Staged
-from networks.lora import Adapter
+from host.trained import Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Objective:
     architecture: Architecture
     variant: Variant
     transformer: nn.Module
-    adapter: Adapter
+    adapter: Weights
     noise: NoiseSettings
     fit: FitSettings
 
@@ -99,7 +99,7 @@ class Objective:
         )
 
 
-def objective_of(job: Job, transformer: nn.Module, adapter: Adapter) -> Objective:
+def objective_of(job: Job, transformer: nn.Module, adapter: Weights) -> Objective:
     """Return the objective of a checked job."""
     return Objective(
         architecture=job.config.architecture,

@@ -26,7 +26,7 @@ from host.sampling import (
     save_picture,
 )
 from host.shortage import at_work_on, during
-from networks.lora import Adapter
+from host.trained import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class SampleObserver:
     """Makes pictures when they are due; a failure is reported and training goes on."""
 
     sampler: Sampler
-    adapter: Adapter
+    weights: Weights
     prompts: Sequence[SamplePrompt]
     settings: SampleSettings
     load_autoencoder: Callable[[], Autoencoder]
@@ -136,8 +136,8 @@ class SampleObserver:
     name: str
     screen: Screen
     estimate: Estimate
-    extra: dict[str, str] = field(default_factory=dict)
-    """More parameters to write into the pictures."""
+    caption: Callable[[int, float], Mapping[str, str]]
+    """(step, strength) -> what a picture says of the weights it was drawn with."""
     failures: int = 0
     last_step: int = -1
 
@@ -153,8 +153,8 @@ class SampleObserver:
             return []
         self.last_step = step
         began = time.perf_counter()
-        self.adapter.use_dropout(None)
-        self.adapter.set_strength(strength)
+        self.weights.use_dropout(None)
+        self.weights.set_strength(strength)
         try:
             with during("sampling", remedy=self.remedy):
                 made = self._make(step, strength=strength)
@@ -170,7 +170,7 @@ class SampleObserver:
             self._report(step, error)
             return []
         finally:
-            self.adapter.set_strength(1.0)
+            self.weights.set_strength(1.0)
         self.estimate.event_took(time.perf_counter() - began, kind="sample")
         self.screen.say("sample", f"step {step}: {len(made)} pictures in {self.folder}")
         return made
@@ -181,7 +181,7 @@ class SampleObserver:
         Raises ``MachineError`` when memory runs out; any other failure is reported as in ``make``.
         """
         largest = max(self.prompts, key=lambda prompt: prompt.width * prompt.height)
-        self.adapter.use_dropout(None)
+        self.weights.use_dropout(None)
         try:
             with during("sampling", remedy=self.remedy), at_work_on("rehearsal of the largest"):
                 latents = replace(self.sampler, stopping=_never).latents(replace(largest, steps=1))
@@ -201,7 +201,7 @@ class SampleObserver:
         for number, (prompt, picture) in enumerate(zip(self.prompts, pictures, strict=True)):
             seed = self.sampler.seed if prompt.seed is None else prompt.seed
             path = self.folder / f"{self.name}_{step:06d}_{number:02d}_{seed}.png"
-            extra = {**self.extra, "Step": str(step), "LoRA strength": f"{strength:g}"}
+            extra = self.caption(step, strength)
             save_picture(picture, path, parameters=parameters_text(prompt, seed=seed, extra=extra))
             made.append(path)
         return made
@@ -219,7 +219,7 @@ def _never() -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class SaveObserver:
-    """Saves LoRA and state when they are due."""
+    """Saves what is trained, and its state, when they are due."""
 
     save: Callable[[Path, int, int], object]
     """(path, steps done, epoch)"""

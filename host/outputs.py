@@ -22,22 +22,27 @@ class OutputSettings:
     """Names, intervals and metadata of what is saved."""
 
     output_dir: Path = setting(Path("output"), help="Folder of all results.", in_metadata=False)
-    output_name: str = setting("flux_lora", help="Name of the LoRA file, without suffix.")
+    output_name: str = setting("flux_lora", help="Name of the saved file, without suffix.")
     overwrite: bool = setting(
         False, help="Replace the results of another run of this name.", in_metadata=False
     )
     save_precision: str = setting(
-        "bf16", help="Type of the saved LoRA.", choices=("bf16", "fp16", "fp32", "float")
+        "bf16", help="Type of the saved LoRA or transformer.", choices=("bf16", "fp16", "fp32", "float")
     )
     save_format: str = setting(
         "kohya",
         help="Keys of the saved LoRA; both saves a second file, its name followed by -diffusers.",
         choices=("kohya", "diffusers", "both"),
+        used_when=setting_is("train_mode", "lora"),
     )
-    save_every_n_steps: int | None = setting(None, help="Save the LoRA every so many steps.", minimum=1)
-    save_every_n_epochs: int | None = setting(None, help="Save the LoRA every so many epochs.", minimum=1)
+    save_every_n_steps: int | None = setting(
+        None, help="Save what is trained every so many steps.", minimum=1
+    )
+    save_every_n_epochs: int | None = setting(
+        None, help="Save what is trained every so many epochs.", minimum=1
+    )
     save_last_n: int | None = setting(
-        None, help="Keep only so many of the LoRAs saved on the way.", minimum=1, used_when=SAVES_ON_THE_WAY
+        None, help="Keep only so many of the files saved on the way.", minimum=1, used_when=SAVES_ON_THE_WAY
     )
     save_state: bool = setting(
         False, help="With every save, also save what exact resuming needs.", in_metadata=False
@@ -53,9 +58,11 @@ class OutputSettings:
         used_when=SEVERAL_STATES,
     )
     resume: str | None = setting(None, help="A state folder, or latest.", in_metadata=False)
-    no_metadata: bool = setting(False, help="Keep the settings out of the LoRA's header.", in_metadata=False)
+    no_metadata: bool = setting(
+        False, help="Keep the settings out of the saved file's header.", in_metadata=False
+    )
     training_comment: str | None = setting(
-        None, help="A remark for the LoRA's header.", used_when=setting_is("no_metadata", False)
+        None, help="A remark for the saved file's header.", used_when=setting_is("no_metadata", False)
     )
     metadata_title: str | None = setting(None, help="modelspec.title; output_name unless given.")
     metadata_author: str | None = setting(None, help="modelspec.author.")

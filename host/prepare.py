@@ -12,7 +12,7 @@ from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean
 from host.foreign_words import CHOOSE_BLOCKS
 from host.headers import read_header
 from host.quantization import FP8, FP8_SCALED, INT8, Form
-from host.setting import UsedWhen, setting, setting_is
+from host.setting import UsedWhen, both, setting, setting_is
 from networks.factors import state_of
 from networks.files import read_lora
 from networks.keys import kohya_table
@@ -21,6 +21,7 @@ from networks.lora import Adapter, attach
 from networks.selection import parse_network_args, select_linears
 
 DEFAULT_DIM = 16
+TRAINS_LORA = setting_is("train_mode", "lora")
 
 
 NOT_IN_FP8 = UsedWhen(test=lambda resolved: not resolved["fp8_base"], says="fp8_base = false")
@@ -37,6 +38,11 @@ class ModelSettings:
         None,
         help="Before anything else, let the plugin write its seeded tiny model and pictures here.",
         in_metadata=False,
+    )
+    train_mode: str = setting(
+        "lora",
+        help="lora: a small change beside the frozen transformer. full: all of the transformer, in float32.",
+        choices=("lora", "full"),
     )
     device: str = setting(
         "auto", help="cuda, cuda:1, cpu; auto takes the GPU when there is one.", in_metadata=False
@@ -59,8 +65,11 @@ class ModelSettings:
         help="Blocks whose weights wait in main memory (on disk when the device is the CPU).",
         minimum=0,
         in_metadata=False,
+        used_when=TRAINS_LORA,
     )
-    fp8_base: bool = setting(False, help="Keep the linears of the frozen transformer's blocks in 8 bit.")
+    fp8_base: bool = setting(
+        False, help="Keep the linears of the frozen transformer's blocks in 8 bit.", used_when=TRAINS_LORA
+    )
     fp8_scaled: bool = setting(
         False, help="8 bit with a scale for every 64 weights.", used_when=setting_is("fp8_base", True)
     )
@@ -80,8 +89,9 @@ def eight_bit_form(model: ModelSettings) -> Form | None:
     return FP8_SCALED if model.fp8_scaled else FP8
 
 
-BEGINS_ANEW = UsedWhen(
-    test=lambda resolved: resolved["network_weights"] is None, says="network_weights is not set"
+BEGINS_ANEW = both(
+    TRAINS_LORA,
+    UsedWhen(test=lambda resolved: resolved["network_weights"] is None, says="network_weights is not set"),
 )
 
 
@@ -89,7 +99,9 @@ BEGINS_ANEW = UsedWhen(
 class NetworkSettings:
     """Which adapter, on which linears."""
 
-    network_dim: int = setting(DEFAULT_DIM, help="Rank of the LoRA.", minimum=1, maximum=4096)
+    network_dim: int = setting(
+        DEFAULT_DIM, help="Rank of the LoRA.", minimum=1, maximum=4096, used_when=TRAINS_LORA
+    )
     network_alpha: float | None = setting(
         None,
         help="Update is scaled by network_alpha / network_dim; equal to network_dim unless given.",
@@ -97,7 +109,11 @@ class NetworkSettings:
         used_when=BEGINS_ANEW,
     )
     network_dropout: float = setting(
-        0.0, help="Share of the rank's activations dropped in training.", minimum=0.0, maximum=0.99
+        0.0,
+        help="Share of the rank's activations dropped in training.",
+        minimum=0.0,
+        maximum=0.99,
+        used_when=TRAINS_LORA,
     )
     network_preset: str | None = setting(
         None,
@@ -111,7 +127,10 @@ class NetworkSettings:
         used_when=BEGINS_ANEW,
     )
     network_weights: Path | None = setting(
-        None, help="Continue from this LoRA; its rank and alpha rule.", in_metadata=False
+        None,
+        help="Continue from this LoRA; its rank and alpha rule.",
+        in_metadata=False,
+        used_when=TRAINS_LORA,
     )
 
 

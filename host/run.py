@@ -32,11 +32,11 @@ from host.results import (
     write_record,
 )
 from host.sampling import texts_of
-from host.saving import verify_finished
 from host.setting import path_roles
 from host.shortage import during
 from host.states import Progress, read_progress, set_aside_after
 from host.stopping import StopRequest
+from host.train_modes import mode_of
 from host.training import Training, prepare_training, prune_states, run_training, save_training_state
 from host.validation_start import check_keeping, validation_lines, validation_of
 
@@ -266,17 +266,17 @@ def _prompt_entries(data: Data) -> list[TextEntry]:
 
 
 def _stop(training: Training, done: int) -> str:
-    """Save LoRA and state of a run that was asked to stop, and say so."""
+    """Save what is trained, and the state, of a run that was asked to stop, and say so."""
     saver = training.saver
     if training.processes.is_main:
         epoch = training.job.plan.step(done - 1).epoch + 1
         saver.save(saver.step_path(done), step=done, epoch=epoch)
         save_training_state(training, done)
-    raise StoppedByUser(f"at step {done}, LoRA and state saved; go on with  --resume latest")
+    raise StoppedByUser(f"at step {done}, {saver.noun} and state saved; go on with  --resume latest")
 
 
 def _finish(training: Training) -> str:
-    """Save and verify the finished LoRA."""
+    """Save and verify what was trained."""
     job, saver, screen = training.job, training.saver, training.screen
     output = job.settings.output
     path = final_path(output)
@@ -284,9 +284,7 @@ def _finish(training: Training) -> str:
         steps = job.plan.total_steps
         found = saver.save(path, step=steps, epoch=job.plan.step(steps - 1).epoch + 1)
         screen.say("save", f"{path}, {path.stat().st_size / 1e6:.1f} MB, {output.save_precision}")
-        screen.say(
-            "verify", f"Verified: {found.matched} of {found.total} modules, strength 1.0 equals training"
-        )
+        screen.say("verify", f"{found}, {found.proof}")
         if output.save_state or output.save_state_on_train_end:
             save_training_state(training, steps, final=True)
             prune_states(output)
@@ -303,14 +301,6 @@ def _verify_again(job: Job, screen: Screen) -> str:
             f"{path} is not the file any more that this run saved: its bytes changed.",
             "Put back a copy, or train it again with  --overwrite",
         )
-    found = verify_finished(
-        path,
-        linears=job.files.linears(),
-        kohya_prefix=job.config.architecture.adapter_layout.kohya_prefix,
-        diffusers=job.config.architecture.adapter_layout.diffusers,
-    )
-    screen.say(
-        "verify",
-        f"finished before with the same settings; Verified: {found.matched} of {found.total} modules",
-    )
+    found = mode_of(job.settings).verify_finished(path, job.config.architecture, job.files)
+    screen.say("verify", f"finished before with the same settings; {found}")
     return f"FINISHED {path}"

@@ -1,7 +1,7 @@
-"""Saves the LoRA, and believes the file only after it was opened again and compared."""
+"""LoRA files: written, and believed only after they were opened again and compared; found again by name."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import torch
 from host.errors import ConfigError, FailedRunError, Problem, name_some
 from host.headers import Header, read_header
 from host.outputs import OutputSettings
-from host.shortage import at_work_on, during
 from networks.dialects import read_foreign_lora
 from networks.diffusers_files import verify_diffusers_lora, write_diffusers_lora
 from networks.files import read_lora, write_lora
@@ -25,9 +24,6 @@ BEST = "-best-step"
 SECOND = "-diffusers"
 """What follows the name of the second file when a LoRA is saved in both layouts."""
 
-REMEDY = "Write a smaller  network_dim"
-"""When there is no memory to save with."""
-
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "float": torch.float32}
 
 
@@ -41,64 +37,39 @@ def check_format(save_format: str, *, diffusers: OtherLayout | None) -> list[Pro
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSaver:
-    """Knows where the run's LoRA files go and what they have to match."""
+class LoraFiles:
+    """Writes a LoRA in the layouts that are asked for; knows what the files have to match."""
 
     output: OutputSettings
     adapter: Adapter
     linears: Mapping[str, tuple[int, int]]
     """Every linear of the base: module path -> (out, in)."""
     kohya_prefix: str
-    metadata: Callable[[int, int], Mapping[str, str]]
-    """(steps done, epoch) -> the header of the file."""
     diffusers: OtherLayout | None = None
     """The names that diffusers has for the linears; None where it has none."""
 
     def __post_init__(self) -> None:
         """Refuse a layout that this architecture cannot be saved in, or a name that another run has."""
-        wanted = self.output.save_format
+        wanted, name = self.output.save_format, self.output.output_name
         if problems := check_format(wanted, diffusers=self.diffusers):
             raise ConfigError(problems)
-        if wanted == "both" and _is_of_another_run(second_file(self.final_path())):
+        second = second_file(self.output.output_dir / f"{name}.safetensors")
+        if wanted == "both" and is_of_another_run(second):
             raise ConfigError.of(
-                f'save_format = "both" would replace {second_file(self.final_path())} of another run.',
-                f"Choose another name:   --output_name {self.output.output_name}-2",
+                f'save_format = "both" would replace {second} of another run.',
+                f"Choose another name:   --output_name {name}-2",
             )
 
-    def final_path(self) -> Path:
-        """Where the finished LoRA goes."""
-        return self.output.output_dir / f"{self.output.output_name}.safetensors"
+    def write(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
+        """Write every layout that is asked for and verify each file; return what was found in the first.
 
-    def step_path(self, step: int) -> Path:
-        """Where the LoRA of a step goes."""
-        return self.output.output_dir / f"{self.output.output_name}-step{step:08d}.safetensors"
-
-    def epoch_path(self, epoch: int) -> Path:
-        """Where the LoRA of an epoch, counted from 1, goes."""
-        return self.output.output_dir / f"{self.output.output_name}-{epoch:06d}.safetensors"
-
-    def save(self, path: Path, *, step: int, epoch: int, must_change: bool = True) -> Verification:
-        """Write the LoRA in every layout that is asked for, verify each file, put it in place.
-
-        A file that fails is never put in place.
+        Raises ValueError for a file that fails; it is never put in place.
         """
-        with during("saving", remedy=REMEDY), at_work_on(path.name):
-            return self._save(path, self.metadata(step, epoch), must_change=must_change)
-
-    def _save(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
-        path.parent.mkdir(parents=True, exist_ok=True)
         files = {path: self.output.save_format}
         if self.output.save_format == "both":
             files = {path: KOHYA, second_file(path): DIFFUSERS}
-        found: list[Verification] = []
-        for file, layout in files.items():
-            try:
-                if layout == KOHYA:
-                    found.append(self._save_kohya(file, metadata, must_change=must_change))
-                else:
-                    found.append(self._save_diffusers(file, metadata, must_change=must_change))
-            except ValueError as error:
-                raise self._refused(file, error) from error
+        writers = {KOHYA: self._save_kohya, DIFFUSERS: self._save_diffusers}
+        found = [writers[layout](file, metadata, must_change=must_change) for file, layout in files.items()]
         return found[0]
 
     def _save_kohya(self, path: Path, metadata: Mapping[str, str], *, must_change: bool) -> Verification:
@@ -135,36 +106,6 @@ class LoraSaver:
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.output.save_precision]
 
-    def try_out(self) -> None:
-        """Save and verify the untrained adapter, then remove the file: saving works here."""
-        path = self.output.output_dir / f".{self.output.output_name}.trial.safetensors"
-        try:
-            self.save(path, step=0, epoch=0, must_change=False)
-        finally:
-            path.unlink(missing_ok=True)
-            second_file(path).unlink(missing_ok=True)
-
-    def prune(self) -> list[Path]:
-        """Remove all but the newest LoRAs saved on the way; the final one always stays."""
-        if self.output.save_last_n is None:
-            return []
-        surplus = self.intermediates()[: -self.output.save_last_n]
-        for path in surplus:
-            path.unlink()
-            second_file(path).unlink(missing_ok=True)
-        return surplus
-
-    def intermediates(self) -> list[Path]:
-        """Return the run's LoRAs saved on the way, the oldest first."""
-        return intermediate_loras(self.output.output_dir, self.output.output_name)
-
-    def _refused(self, path: Path, error: ValueError) -> FailedRunError:
-        cure = " A lower learning_rate is the usual cure." if isinstance(error, LoraRefusedError) else ""
-        return FailedRunError.of(
-            f"The LoRA was not saved as {path}: {error}",
-            f"Nothing bad was written; earlier files are as they were.{cure}",
-        )
-
 
 def verify_finished(
     path: Path,
@@ -176,7 +117,7 @@ def verify_finished(
     """Hold a finished LoRA, in whatever layout, against the base alone: keys, shapes, finite, not idle."""
     second = second_file(path)
     try:
-        if diffusers is not None and second.exists() and not _is_of_another_run(second):
+        if diffusers is not None and second.exists() and not is_of_another_run(second):
             _verify_diffusers(second, linears=linears, kohya_prefix=kohya_prefix, layout=diffusers)
         if diffusers is not None and not _has_kohya_keys(path, kohya_prefix):
             return _verify_diffusers(path, linears=linears, kohya_prefix=kohya_prefix, layout=diffusers)
@@ -220,11 +161,11 @@ def all_loras(output_dir: Path, name: str) -> list[Path]:
     """Return every LoRA that runs called ``name`` saved, the finished one first, in all layouts."""
     final = output_dir / f"{name}.safetensors"
     first = [final, *intermediate_loras(output_dir, name), *best_loras(output_dir, name).values()]
-    second = [path for path in map(second_file, first) if not _is_of_another_run(path)]
+    second = [path for path in map(second_file, first) if not is_of_another_run(path)]
     return [path for path in [*first, *second] if path.exists()]
 
 
-def _is_of_another_run(path: Path) -> bool:
+def is_of_another_run(path: Path) -> bool:
     """Whether a run that is really called ``cat-diffusers`` lies where the second file of ``cat`` goes."""
     return path.with_suffix(".run.json").exists()
 
@@ -236,7 +177,7 @@ def intermediate_loras(output_dir: Path, name: str) -> list[Path]:
         rest = path.stem.removeprefix(f"{name}-") if path.stem.startswith(f"{name}-") else ""
         on_the_way = (rest.startswith("step") and rest[4:].isdigit()) or (len(rest) == 6 and rest.isdigit())
         # A run may be called cat-240101: its LoRA is not one of the run called cat.
-        if on_the_way and not _is_of_another_run(path):
+        if on_the_way and not is_of_another_run(path):
             found.append(path)
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
@@ -253,5 +194,5 @@ def best_loras(output_dir: Path, name: str) -> dict[int, Path]:
     return {
         int(match[1]): path
         for path, match in found.items()
-        if match is not None and not _is_of_another_run(path)
+        if match is not None and not is_of_another_run(path)
     }

@@ -63,6 +63,15 @@ def setting_given(name: str) -> UsedWhen:
     return UsedWhen(test=lambda resolved: bool(resolved[name]), says=f"{name} is set")
 
 
+def both(first: UsedWhen, second: UsedWhen) -> UsedWhen:
+    """The condition that both hold."""
+    return UsedWhen(
+        test=lambda resolved: first.test(resolved) and second.test(resolved),
+        says=f"{first.says} and {second.says}",
+        paste=second.paste,
+    )
+
+
 def _as_toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()

@@ -143,6 +143,12 @@ def without_effect(
     return [name for name in given if not _has_effect(fields[name], values)]
 
 
+def idle_names(settings: RunSettings) -> set[str]:
+    """Return the names of all settings that have no effect beside the others."""
+    fields = all_fields(type(settings.plugin))
+    return set(without_effect(fields, resolved_values(settings), given=fields))
+
+
 def _has_effect(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> bool:
     condition = facts_of(field).used_when
     try:

@@ -6,7 +6,7 @@ they are written; a test compares the estimates with a tiny job.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dataset.scan import Item
@@ -62,6 +62,20 @@ SMALLEST_IN_8_BIT = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedTensor:
+    """A tensor that the optimizer changes."""
+
+    path: str
+    """Of the module that it belongs to."""
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptedLinear:
     """A linear with a LoRA on it."""
 
@@ -71,9 +85,11 @@ class AdaptedLinear:
     outputs: int
 
     @property
-    def factors(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Shapes of down and up."""
-        return (self.rank, self.inputs), (self.outputs, self.rank)
+    def factors(self) -> tuple[TrainedTensor, TrainedTensor]:
+        """Down and up."""
+        shapes = (self.rank, self.inputs), (self.outputs, self.rank)
+        down, up = (TrainedTensor(path=self.path, shape=shape) for shape in shapes)
+        return down, up
 
 
 def adapted_linears(
@@ -146,25 +162,26 @@ def _diffusers_bytes(linear: AdaptedLinear, item: int, *, layout: AdapterLayout)
 
 
 def state_bytes(
-    linears: Sequence[AdaptedLinear], optimizer: OptimizerSettings, *, device_type: str, said: str
+    tensors: Iterable[TrainedTensor], optimizer: OptimizerSettings, *, device_type: str, said: str
 ) -> int:
-    """Return the size of a state: the adapter in float32, the optimizer's state and what the run is."""
+    """Return the size of a state: what is trained in float32, the optimizer's state and what the run is."""
     kept = describe(optimizer, device=device_type).partition("(")[0].rpartition(".")[2].lower()
     moments = MOMENTS.get(kept, 2)
     if kept == "sgd":
         moments = int(any(argument.startswith("momentum") for argument in optimizer.optimizer_args))
     total = STATE_FILES + len(said) * 2
-    for linear in linears:
-        for rows, columns in linear.factors:
-            total += 4 * rows * columns + TENSOR_HEADER + len(linear.path)
-            total += _optimizer_bytes(kept, moments, rows=rows, columns=columns)
+    for tensor in tensors:
+        total += 4 * tensor.count + TENSOR_HEADER + len(tensor.path)
+        total += _optimizer_bytes(kept, moments, tensor)
     return total
 
 
-def _optimizer_bytes(kept: str, moments: int, *, rows: int, columns: int) -> int:
-    numbers, entries = rows * columns, STATE_ENTRY * (moments + 1)
+def _optimizer_bytes(kept: str, moments: int, tensor: TrainedTensor) -> int:
+    numbers, entries = tensor.count, STATE_ENTRY * (moments + 1)
     if kept == "adafactor":
-        return 4 * (rows + columns) + entries
+        # A row and a column of a matrix; all of a vector.
+        rows_and_columns = sum(tensor.shape) if len(tensor.shape) == 2 else numbers
+        return 4 * rows_and_columns + entries
     if kept.endswith("8bit") and numbers >= SMALLEST_IN_8_BIT:
         # One byte a number, and a float32 for every block of 256.
         return moments * (numbers + 4 * math.ceil(numbers / 256)) + 2 * entries

@@ -1,6 +1,6 @@
 """What exact resuming needs, in one folder that is there whole or not at all.
 
-A state holds the adapter in float32, the optimizer's state and how far the run had come. There is
+A state holds what is trained in float32, the optimizer's state and how far the run had come. There is
 no random state in it: randomness is a function of the step (see ``host.randomness``).
 """
 
@@ -20,8 +20,8 @@ from host.atomic import write_folder
 from host.errors import ConfigError, Problem
 
 FORMAT = "1"
-ADAPTER, OPTIMIZER, PROGRESS, MANIFEST = (
-    "adapter.safetensors",
+TRAINED, OPTIMIZER, PROGRESS, MANIFEST = (
+    "trained.safetensors",
     "optimizer.pt",
     "progress.json",
     "manifest.json",
@@ -29,6 +29,7 @@ ADAPTER, OPTIMIZER, PROGRESS, MANIFEST = (
 
 FIXED = (
     "architecture",
+    "train_mode",
     "seed",
     "network_dim",
     "network_alpha",
@@ -74,7 +75,7 @@ class State:
     """A state as read back."""
 
     path: Path
-    adapter: dict[str, Tensor]
+    trained: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: Progress
 
@@ -85,7 +86,7 @@ def state_path(output_dir: Path, name: str, step: int | None = None) -> Path:
 
 
 def write_state(
-    path: Path, *, adapter: Mapping[str, Tensor], optimizer: Mapping[str, Any], progress: Progress
+    path: Path, *, trained: Mapping[str, Tensor], optimizer: Mapping[str, Any], progress: Progress
 ) -> None:
     """Write a state; an interrupted writing leaves what was there before.
 
@@ -95,10 +96,10 @@ def write_state(
         return
 
     def fill(folder: Path) -> None:
-        save_file(dict(adapter), folder / ADAPTER)
+        save_file(dict(trained), folder / TRAINED)
         torch.save(dict(optimizer), folder / OPTIMIZER)
         (folder / PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
-        hashes = {name: _hash(folder / name) for name in (ADAPTER, OPTIMIZER, PROGRESS)}
+        hashes = {name: _hash(folder / name) for name in (TRAINED, OPTIMIZER, PROGRESS)}
         (folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
 
     write_folder(path, fill)
@@ -108,7 +109,7 @@ def is_complete(path: Path) -> bool:
     """Whether every file of the state is there and is what was written."""
     try:
         hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return all(_hash(path / name) == hashes[name] for name in (ADAPTER, OPTIMIZER, PROGRESS))
+        return all(_hash(path / name) == hashes[name] for name in (TRAINED, OPTIMIZER, PROGRESS))
     except (OSError, ValueError, KeyError):
         return False
 
@@ -123,7 +124,7 @@ def read_state(path: Path) -> State:
         )
     return State(
         path=path,
-        adapter=load_file(path / ADAPTER),
+        trained=load_file(path / TRAINED),
         optimizer=torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True),
         progress=read_progress(path),
     )

@@ -1,4 +1,4 @@
-"""Puts the live parts of a run together: model, adapter, optimizer, observers, and trains.
+"""Puts the live parts of a run together: model, what is trained, optimizer, observers, and trains.
 
 Only main saves, samples and writes logs; every process computes.
 """
@@ -25,26 +25,25 @@ from host.gradient_receipt import Choice, choose_layers
 from host.heap import map_large_tensors
 from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
-from host.metadata import lora_metadata
+from host.metadata import run_metadata
 from host.objective import objective_of
 from host.observers import ProgressObserver, SampleObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
-from host.prepare import adapter_summary, attach_adapter
 from host.processes import Processes
 from host.rehearsal import may_run_out, rehearse_step
 from host.remedies import circumstances, remedy
 from host.results import Start
 from host.sampling import Sampler
-from host.saving import REMEDY, LoraSaver
+from host.saver import Saver
 from host.schedulers import learning_rate_factor
 from host.shortage import at_work_on, during
 from host.states import Progress, State, find_states, latest_state, read_state, state_path, write_state
 from host.step_clock import step_clock
+from host.train_modes import mode_of
+from host.trained import Base, Trained
 from host.validation_observer import ValidationObserver
 from host.validation_start import make_validation_observer, make_validator, validation_of
-from networks.linears import linears_of
-from networks.lora import Adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +57,16 @@ class Training:
     screen: Screen
     stopping: Callable[[], bool]
     frozen: Frozen
-    adapter: Adapter
+    trained: Trained
     optimizer: torch.optim.Optimizer
-    saver: LoraSaver
+    saver: Saver
     estimate: Estimate
 
 
 def prepare_training(
     job: Job, *, progress: Progress, processes: Processes, screen: Screen, stopping: Callable[[], bool]
 ) -> Training:
-    """Load the model, attach the adapter, make the optimizer; save and verify once before any step."""
+    """Load the model, begin what is trained, make the optimizer; save and verify once before any step."""
     settings, architecture = job.settings, job.config.architecture
     if processes.device.type == "cpu":
         map_large_tensors()
@@ -85,21 +84,20 @@ def prepare_training(
         )
     for note in (*choice.of_copy, *frozen.notes, *choice.notes):
         screen.say("load", note)
-    linears = linears_of(frozen.transformer)
-    adapter = attach_adapter(
-        frozen.transformer, architecture, settings=settings.network, seed=settings.fit.seed
-    )
+    base = Base(architecture=architecture, transformer=frozen.transformer, files=job.files, settings=settings)
+    mode = mode_of(settings)
+    trained = mode.begin(base)
     start_blocks(frozen, architecture, checkpointed=settings.model.gradient_checkpointing)
-    saver = LoraSaver(
+    saver = Saver(
         output=settings.output,
-        adapter=adapter,
-        linears=linears,
-        kohya_prefix=architecture.adapter_layout.kohya_prefix,
-        diffusers=architecture.adapter_layout.diffusers,
-        metadata=lambda steps, epoch: lora_metadata(
-            job, adapter, steps=steps, epoch=epoch, device_type=processes.device.type
+        noun=mode.noun,
+        remedy=mode.saving_remedy,
+        write=trained.write,
+        metadata=lambda steps, epoch: run_metadata(
+            job, trained.header, steps=steps, epoch=epoch, device_type=processes.device.type
         ),
     )
+    parameters = list(trained.weights.parameters())
     training = Training(
         job=job,
         progress=replace(progress, kept=kept),
@@ -107,12 +105,12 @@ def prepare_training(
         screen=screen,
         stopping=stopping,
         frozen=frozen,
-        adapter=adapter,
-        optimizer=make_optimizer(list(adapter.parameters()), settings.optimizer, device=processes.device),
+        trained=trained,
+        optimizer=make_optimizer(parameters, settings.optimizer, device=processes.device),
         saver=saver,
         estimate=Estimate(),
     )
-    screen.say("train", adapter_summary(adapter))
+    screen.say("train", trained.summary)
     if processes.is_main:
         saver.try_out()
     return training
@@ -191,10 +189,10 @@ def save_training_state(training: Training, step: int, *, final: bool = False) -
     """Save what exact resuming needs after ``step`` steps."""
     output = training.job.settings.output
     path = state_path(output.output_dir, output.output_name, None if final else step)
-    with during("saving", remedy=REMEDY), at_work_on(path.name):
+    with during("saving", remedy=training.saver.remedy), at_work_on(path.name):
         write_state(
             path,
-            adapter=training.adapter.state(),
+            trained=training.trained.weights.state(),
             optimizer=training.optimizer.state_dict(),
             progress=Progress(**{**_fields(training.progress), "step": step}),
         )
@@ -221,7 +219,7 @@ def _restore(training: Training, start: Start) -> int:
     if start.state is None:
         return 0
     state: State = read_state(start.state)
-    training.adapter.load_state(state.adapter)
+    training.trained.weights.load_state(state.trained)
     training.optimizer.load_state_dict(state.optimizer)
     training.screen.say("resume", f"from {start.state}, step {state.progress.step}")
     return state.progress.step
@@ -229,7 +227,7 @@ def _restore(training: Training, start: Start) -> int:
 
 def _loop(training: Training) -> Loop:
     job, settings = training.job, training.job.settings
-    objective = objective_of(job, training.frozen.transformer, training.adapter)
+    objective = objective_of(job, training.frozen.transformer, training.trained.weights)
     load = batch_loader(job.trained, seed=settings.fit.seed, names=cache_names(job.files.variant))
     clock = step_clock(training.processes.device)
     if training.frozen.streamer is not None:
@@ -240,7 +238,7 @@ def _loop(training: Training) -> Loop:
             load(plan, micro), step=plan.step, positions=micro.positions
         ),
         losses=objective.losses,
-        parameters=list(training.adapter.parameters()),
+        parameters=list(training.trained.weights.parameters()),
         optimizer=training.optimizer,
         learning_rate=lambda step: (
             settings.optimizer.learning_rate
@@ -297,7 +295,8 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
         due_after=due_after,
         memory=MemoryAccount(
             frozen=frozen_tensors(training.frozen.transformer, training.frozen.streamer),
-            trained=training.adapter.parameters(),
+            trained=training.trained.weights.parameters(),
+            owner=mode_of(job.settings).owner,
             optimizer=training.optimizer,
             device=training.processes.device,
         ),
@@ -312,7 +311,7 @@ def _validation_observer(
     validator = make_validator(
         job,
         plan,
-        objective=objective_of(job, training.frozen.transformer, training.adapter),
+        objective=objective_of(job, training.frozen.transformer, training.trained.weights),
         processes=training.processes,
         stopping=training.stopping,
     )
@@ -324,7 +323,7 @@ def _validation_observer(
 def _save(training: Training) -> Callable[[Path, int, int], None]:
     def save(path: Path, step: int, epoch: int) -> None:
         found = training.saver.save(path, step=step, epoch=epoch)
-        training.screen.say("save", f"{path}: Verified: {found.matched} of {found.total} modules")
+        training.screen.say("save", f"{path}: {found}")
 
     return save
 
@@ -367,7 +366,7 @@ def _sample_observer(
             seed=job.settings.fit.seed,
             stopping=training.stopping,
         ),
-        adapter=training.adapter,
+        weights=training.trained.weights,
         prompts=job.prompts,
         settings=job.settings.sample,
         load_autoencoder=lambda: architecture.load_autoencoder(
@@ -378,7 +377,7 @@ def _sample_observer(
         name=job.settings.output.output_name,
         screen=training.screen,
         estimate=training.estimate,
-        extra={"LoRA": f"{job.settings.output.output_name}.safetensors"},
+        caption=training.trained.caption,
     )
 
 

@@ -168,6 +168,46 @@ def test_the_whole_job_caches_trains_saves_verifies_resumes_and_reloads(name, ar
     assert (lora_bytes(tmp_path), state_bytes(tmp_path)) == kept
 
 
+FULL = {"train_mode": "full", "mixed_precision": "no", "learning_rate": 1e-3}
+
+
+def test_the_whole_transformer_trains_saves_reloads_resumes_and_is_the_next_base(
+    name, architecture, tmp_path, capsys
+):
+    pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64), (96, 64), (64, 64)])
+    job = write_full_job(tmp_path, architecture=name, pictures=pictures, **STEPS)
+    assert train(job) == 0
+    said = capsys.readouterr().out
+    trained = tmp_path / "out" / "lora.safetensors"
+    base, saved = (
+        architecture.load_transformer(tmp_path / path, device="cpu").state_dict()
+        for path in (settings_file(job, "dit"), trained)
+    )
+    assert f"Verified: {len(base)} of {len(base)} tensors" in said
+    assert saved.keys() == base.keys()
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    changed = [key for key in base if not torch.equal(saved[key], base[key].to(torch.bfloat16))]
+    assert len(changed) > len(base) / 2
+
+    assert train(job) == 0
+    assert "finished before with the same settings" in capsys.readouterr().out
+    kept = lora_bytes(tmp_path), state_bytes(tmp_path)
+    (tmp_path / "out" / "lora.safetensors").unlink()
+    assert train(job, "--resume", "latest") == 0
+    assert (lora_bytes(tmp_path), state_bytes(tmp_path)) == kept
+
+    as_base = ("--dit", trained, "--output_name")
+    assert train(job, *as_base, "lora_on_it", "--train_mode", "lora", "--network_dim", "2") == 0
+    assert train(job, *as_base, "further") == 0
+
+
+def write_full_job(folder, **settings):
+    """Write a job of full training, which takes nothing that belongs to a LoRA."""
+    job = write_job(folder, resolution=64, **{**FULL, **settings})
+    job.write_text(job.read_text().replace("network_dim = 4\n", ""))
+    return job
+
+
 def settings_file(job, setting):
     import tomllib
 

@@ -7,7 +7,7 @@ from jobs import draw_pictures, train, write_job
 
 from host import training
 from host.objective import Objective
-from host.saving import LoraSaver
+from host.saver import Saver
 from host.step_clock import PHASES, HostMarks, StepClock
 
 events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -64,7 +64,7 @@ def said_of(tmp_path, monkeypatch, capsys, *, step):
     now = lambda: time.seconds  # noqa: E731
     monkeypatch.setattr(training, "step_clock", lambda _: StepClock(HostMarks(now), now=now))
     monkeypatch.setattr(Objective, "losses", time.taking(Objective.losses, (step(n) for n in range(1, 61))))
-    monkeypatch.setattr(LoraSaver, "save", time.taking(LoraSaver.save, (50.0 for _ in range(99))))
+    monkeypatch.setattr(Saver, "save", time.taking(Saver.save, (50.0 for _ in range(99))))
     pictures = draw_pictures(tmp_path / "pictures", sizes=[(64, 64)] * 4)
     job = write_job(tmp_path, pictures=pictures, max_train_steps=60, save_every_n_steps=2, save_last_n=1)
     assert train(job) == 0

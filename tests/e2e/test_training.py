@@ -272,7 +272,7 @@ def test_a_failing_sample_is_reported_twice_then_switched_off_and_training_goes_
     assert said.count("the sampler broke") == 2
     assert "sampling is switched off" in said
     assert losses(tmp_path / "broken") == losses(tmp_path / "plain")
-    adapter = "adapter.safetensors"
+    adapter = "trained.safetensors"
     assert state_bytes(tmp_path / "broken")[adapter] == state_bytes(tmp_path / "plain")[adapter]
 
 

@@ -17,7 +17,6 @@ from host.memory_model import (
     OptimizerBytes,
     Precision,
     Trained,
-    adapter_parameters,
     forward_peak,
     linear_bytes,
     training_peak,
@@ -128,7 +127,7 @@ def training_step(
         widened=widened,
     )
     told = Trained(
-        parameters=adapter_parameters(linears, work.ranks),
+        parameters={path: rank * sum(linears[path]) for path, rank in work.ranks.items()},
         optimizer=OptimizerBytes(state=0),
         checkpointing=checkpointing,
         accumulates=batches > 1,

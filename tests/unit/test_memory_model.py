@@ -12,7 +12,6 @@ from host.memory_model import (
     OptimizerBytes,
     Precision,
     Trained,
-    adapter_parameters,
     forward_peak,
     lay_out,
     linear_bytes,
@@ -165,6 +164,5 @@ def test_the_moments_of_torchs_adamw_are_as_counted():
     assert found == OptimizerBytes(state=bytes_each, briefly=0)
 
 
-def test_parameters_of_a_lora_and_what_saving_it_takes():
-    assert adapter_parameters({"a": (30, 10), "b": (5, 5)}, {"a": 4}) == {"a": 160}
+def test_saving_a_lora_takes_three_times_the_file_and_a_copy_in_float32():
     assert saving_bytes(1000, itemsize=2) == 10_000

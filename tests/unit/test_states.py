@@ -37,7 +37,7 @@ def save(folder, step, *, name="cat", settings=None):
     path = state_path(folder, name, step)
     write_state(
         path,
-        adapter={"a.down": torch.full((2, 3), float(step))},
+        trained={"a.down": torch.full((2, 3), float(step))},
         optimizer={
             "state": {0: {"step": torch.tensor(float(step))}},
             "param_groups": [{"lr": 0.1, "params": [0]}],
@@ -54,11 +54,11 @@ def output(folder, **changes):
 def test_a_state_reads_back_as_it_was_written(tmp_path):
     state = read_state(save(tmp_path, 7))
     assert state.progress == replace(NOW, step=7)
-    assert torch.equal(state.adapter["a.down"], torch.full((2, 3), 7.0))
+    assert torch.equal(state.trained["a.down"], torch.full((2, 3), 7.0))
     assert state.optimizer["state"][0]["step"] == 7
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.pt", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt", "progress.json", "manifest.json"])
 def test_a_state_with_a_damaged_or_missing_file_is_passed_over_by_name(tmp_path, name):
     older, newer = save(tmp_path, 5), save(tmp_path, 10)
     (newer / name).write_bytes(b"{}")

@@ -16,6 +16,7 @@ from host.processes import Processes
 from host.validation import ValidationStopped, blind_velocity, first_text, stratified_sigmas
 from host.validation_record import make_round
 from host.verdict import base_warnings, caption_warning
+from networks.lora import Adapter
 from tests.gaussian_world import draw_world, knows_the_world, make_validator
 from tests.items import small_item
 
@@ -140,6 +141,7 @@ def test_dropout_is_off_and_the_strength_is_put_back(items):
 
     validator = make_validator(items[:1], call_dit=watched)
     adapter = validator.objective.adapter
+    assert isinstance(adapter, Adapter)
     adapter.layers["0"].dropout = 0.5
     adapter.use_dropout(adapter.dropout_keys([1]))
     validator.losses(strength=0.0)
