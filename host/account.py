@@ -25,7 +25,7 @@ from host.sizes import (
 from host.states import find_states
 from host.train_modes import mode_of
 
-CACHES, RESULTS, SAMPLES, COPY = "caches", "states and LoRAs", "samples", "8-bit copy"
+CACHES, SAMPLES, COPY = "caches", "samples", "8-bit copy"
 WAITING = "blocks that wait"
 DATASET_TEXT = 330
 """Letters that each dataset adds to the header of a LoRA."""
@@ -190,6 +190,7 @@ class _Results:
         self.keeps_best = settings.validation.keep_best
         layout, output = job.config.architecture.adapter_layout, settings.output
         mode = mode_of(settings)
+        self.what = f"states and {mode.noun}s"
         sizes = mode.sizes(settings, job.files, layout)
         said = json.dumps(metadata_values(job.config))
         datasets = " " * DATASET_TEXT * len(job.datasets)
@@ -207,7 +208,7 @@ class _Results:
         loras, states = kept_files(output, total_steps=total, steps_per_epoch=epoch)
         loras += 2 * self.keeps_best
         results = max(0, loras * self.file + states * self.state - self.old)
-        found = [Need(what=RESULTS, folder=output.output_dir, size=results)]
+        found = [Need(what=self.what, folder=output.output_dir, size=results)]
         if self.samples:
             found.append(Need(what=SAMPLES, folder=output.output_dir / "sample", size=self.samples))
         return found

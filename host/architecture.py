@@ -196,7 +196,10 @@ class LoadTransformer(Protocol):
         attn_mode: str = "torch",
         split_attn: bool = False,
     ) -> nn.Module:
-        """Return the frozen transformer; ``dtype=None`` keeps the file's precision."""
+        """Return the frozen transformer; ``dtype=None`` keeps the file's precision.
+
+        A file whose keys are the names of its parameters is one that loads: full training writes that.
+        """
         ...
 
 

@@ -1,5 +1,6 @@
 """``train_mode = "full"``: every parameter of the transformer is trained, in float32."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def full_file_bytes(sizes: Sizes, output: OutputSettings, layout: AdapterLayout,
     item = DTYPES[output.save_precision].itemsize
     names = sum(TENSOR_HEADER + len(tensor.path) for tensor in sizes.tensors)
     content = sum(math.prod(tensor.shape) for tensor in sizes.tensors) * item
-    return content + names + (0 if output.no_metadata else LORA_HEADER + len(said))
+    return content + names + (0 if output.no_metadata else LORA_HEADER + len(json.dumps(said)))
 
 
 def begin_full(base: Base) -> Trained:

@@ -76,7 +76,7 @@ class ModelSettings:
     int8_base: bool = setting(
         False,
         help="In place of fp8_base: the linears that see tokens as 8-bit integers, a scale for every row.",
-        used_when=NOT_IN_FP8,
+        used_when=both(TRAINS_LORA, NOT_IN_FP8),
     )
 
 

@@ -185,6 +185,8 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     parts = "; ".join(part.description for part in job.files.parts.values())
     screen.say("check", parts)
     screen.say("check", f"device {processes.device}, {settings.model.mixed_precision}")
+    sizes = mode_of(settings).sizes(settings, job.files, job.config.architecture.adapter_layout)
+    screen.say("check", sizes.sentence())
     _say_notes(screen, [*job.config.notes, *job.notes, *start.notes])
     batch_sizes = {index: dataset.batch_size for index, dataset in enumerate(job.datasets)}
     for row in bucket_rows(job.items, batch_sizes):

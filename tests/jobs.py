@@ -59,6 +59,14 @@ def write_job(folder, *, architecture=TOY, pictures=None, resolution=64, batch_s
     return path
 
 
+def write_full_job(folder, **settings):
+    """Write a job of full training; it says nothing that belongs to a LoRA."""
+    full = {"train_mode": "full", "mixed_precision": "no", "learning_rate": 1e-3}
+    job = write_job(folder, **{**full, **settings})
+    job.write_text(job.read_text().replace("network_dim = 4\n", ""))
+    return job
+
+
 def run(program, *argv):
     """Run a program in this process; return its exit code."""
     return start(program, [str(word) for word in argv])
@@ -83,6 +91,23 @@ def spawn(job, *flags, program="train.py", **options):
         stderr=subprocess.STDOUT,
         text=True,
         **options,
+    )
+
+
+def launch_two(job):
+    """Run train.py in two processes that accelerate starts; return what came of it."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    return subprocess.run(
+        [*launcher, *words.split(), "--main_process_port", port, str(ROOT / "train.py"), str(job)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import ROOT, TOY, draw_pictures, lora_bytes, state_bytes, train, write_job
+from jobs import ROOT, TOY, draw_pictures, lora_bytes, state_bytes, train, write_full_job, write_job
 from safetensors.torch import load_file
 
 from dataset.cache import read_latents, read_text
@@ -168,9 +168,6 @@ def test_the_whole_job_caches_trains_saves_verifies_resumes_and_reloads(name, ar
     assert (lora_bytes(tmp_path), state_bytes(tmp_path)) == kept
 
 
-FULL = {"train_mode": "full", "mixed_precision": "no", "learning_rate": 1e-3}
-
-
 def test_the_whole_transformer_trains_saves_reloads_resumes_and_is_the_next_base(
     name, architecture, tmp_path, capsys
 ):
@@ -199,13 +196,6 @@ def test_the_whole_transformer_trains_saves_reloads_resumes_and_is_the_next_base
     as_base = ("--dit", trained, "--output_name")
     assert train(job, *as_base, "lora_on_it", "--train_mode", "lora", "--network_dim", "2") == 0
     assert train(job, *as_base, "further") == 0
-
-
-def write_full_job(folder, **settings):
-    """Write a job of full training, which takes nothing that belongs to a LoRA."""
-    job = write_job(folder, resolution=64, **{**FULL, **settings})
-    job.write_text(job.read_text().replace("network_dim = 4\n", ""))
-    return job
 
 
 def settings_file(job, setting):

@@ -65,6 +65,7 @@ ROWS = {
     "vae": Row("{place}/other/vae.safetensors", LOSSES),
     "text_encoder": Row("{place}/other/text_encoder.safetensors", LOSSES),
     "tiny_directory": Row("{out}/tiny", FILES),
+    "train_mode": Row("full", LOSSES, beside={"network_dim": 16}),
     "device": Row("gpu", REFUSED),
     "vram_limit": Row("12GB", REFUSED),
     "mixed_precision": Row("bf16", LOSSES),

@@ -13,6 +13,7 @@ from host.checkpointing import checkpoint_blocks
 from host.fit import FitSettings
 from host.flow_matching import NoiseSettings
 from host.footprints import Workload
+from host.full_training import FullModel
 from host.memory_model import (
     OptimizerBytes,
     Precision,
@@ -197,3 +198,45 @@ def test_the_peak_of_a_pass_for_a_sample_is_calculated_within_five_percent(dtype
         batch=1, height=32, width=32, itemsize=dtype.itemsize, training=False, ranks={}, widened={}
     )
     assert forward_peak(step_of(SMALL, work)) == pytest.approx(counted.peak - before, rel=0.05)
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(("batch", "size"), [(1, (32, 32)), (2, (24, 48))])
+def test_a_step_of_full_training_is_calculated_within_five_percent(checkpointing, accumulates, batch, size):
+    flux = model(torch.float32).requires_grad_(True)
+    if checkpointing:
+        checkpoint_blocks(FLUX_DEV.blocks(flux))
+    objective = Objective(
+        architecture=FLUX_DEV,
+        variant=variant_of(SMALL),
+        transformer=flux,
+        adapter=FullModel(flux),
+        noise=NoiseSettings(),
+        fit=FitSettings(),
+    )
+    inputs = one_batch(batch, *size, torch.float32)
+    with Allocations(*flux.parameters()) as counted:
+        for _ in range(2 if accumulates else 1):
+            objective.losses(objective.stage(inputs, step=0, positions=range(batch))).mean().backward()
+    linears = linears_of(flux)
+    parameters = {name.rpartition(".")[0]: 0 for name, _ in flux.named_parameters()}
+    for name, parameter in flux.named_parameters():
+        parameters[name.rpartition(".")[0]] += parameter.numel()
+    work = Workload(
+        batch=batch,
+        height=size[0],
+        width=size[1],
+        itemsize=4,
+        training=True,
+        ranks=dict.fromkeys(linears, 1),
+        widened={},
+    )
+    told = Trained(
+        parameters=parameters,
+        optimizer=OptimizerBytes(state=0),
+        checkpointing=checkpointing,
+        accumulates=accumulates,
+    )
+    calculated = training_peak(step_of(SMALL, work), told)
+    assert calculated == pytest.approx(counted.peak, rel=0.05)
