@@ -215,7 +215,7 @@ def test_a_step_of_full_training_is_calculated_within_five_percent(checkpointing
         noise=NoiseSettings(),
         fit=FitSettings(),
     )
-    inputs = one_batch(batch, *size, torch.float32)
+    inputs = one_batch(batch, size[0], size[1], torch.float32)
     with Allocations(*flux.parameters()) as counted:
         for _ in range(2 if accumulates else 1):
             objective.losses(objective.stage(inputs, step=0, positions=range(batch))).mean().backward()

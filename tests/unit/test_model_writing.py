@@ -119,6 +119,7 @@ def test_a_loader_that_cannot_read_the_file_is_a_refusal(live, tmp_path):
 
 def verify(path, base):
     part = SPEC.identify(read_header(base))
+    assert part is not None
     linears = {"embed": (16, 13), "layers.0.0": (16, 16), "layers.1.0": (16, 16), "head": (4, 16)}
     return verify_model_again(path, SPEC, like=part, linears=linears)
 
