@@ -94,23 +94,6 @@ def spawn(job, *flags, program="train.py", **options):
     )
 
 
-def launch_two(job):
-    """Run train.py in two processes that accelerate starts; return what came of it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    return subprocess.run(
-        [*launcher, *words.split(), "--main_process_port", port, str(ROOT / "train.py"), str(job)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 def losses(folder, name="lora"):
     """Return step -> (loss, learning rate) of the log."""
     lines = (folder / "out" / f"{name}.jsonl").read_text().splitlines()
