@@ -1,6 +1,8 @@
 """Tokenizers of the tiny instance: composed from a short word list in the published file formats."""
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
@@ -22,9 +24,9 @@ CLIP_BEGIN, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
 
-def clip_tokenizer_files() -> dict[str, bytes]:
+def clip_tokenizer_files(words: Sequence[str] = WORDS) -> dict[str, bytes]:
     """Return name -> content of CLIP's tokenizer: byte pairs, with the two marks as the highest ids."""
-    merges = _clip_merges()
+    merges = _clip_merges(words)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + WORD_END for letter in letters), *("".join(pair) for pair in merges)]
     vocabulary = {token: number for number, token in enumerate([*tokens, CLIP_BEGIN, CLIP_END])}
@@ -46,12 +48,12 @@ def clip_tokenizer_files() -> dict[str, bytes]:
     }
 
 
-def t5_tokenizer_files() -> dict[str, bytes]:
+def t5_tokenizer_files(words: Sequence[str] = WORDS) -> dict[str, bytes]:
     """Return name -> content of T5's tokenizer: unigrams, with <pad> 0, </s> 1 and <unk> 2."""
     marks = ["<pad>", "</s>", "<unk>"]
     # Scores are log probabilities: a whole word costs less than its letters.
     pieces = [*((mark, 0.0) for mark in marks), (SPACE, -4.0)]
-    pieces += [(SPACE + word, -5.0) for word in WORDS]
+    pieces += [(SPACE + word, -5.0) for word in words]
     pieces += [(character, -8.0) for character in PRINTABLE]
     tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(
@@ -81,27 +83,39 @@ def t5_tokenizer_files() -> dict[str, bytes]:
     }
 
 
-def clip_vocabulary_size() -> int:
+def clip_vocabulary_size(words: Sequence[str] = WORDS) -> int:
     """Return how many tokens CLIP's tokenizer has."""
-    return 2 * len(pre_tokenizers.ByteLevel.alphabet()) + len(_clip_merges()) + 2
+    return 2 * len(pre_tokenizers.ByteLevel.alphabet()) + len(_clip_merges(words)) + 2
 
 
-def t5_vocabulary_size() -> int:
+def t5_vocabulary_size(words: Sequence[str] = WORDS) -> int:
     """Return how many rows T5's embedding has: as published, more than there are words."""
-    words = 4 + len(WORDS) + len(PRINTABLE)
-    return -(-words // 128) * 128
+    pieces = 4 + len(words) + len(PRINTABLE)
+    return -(-pieces // 128) * 128
 
 
-def _clip_merges() -> list[tuple[str, str]]:
-    """Return the pairs that build each word letter by letter, from its beginning."""
-    merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:
-        letters = [*word[:-1], word[-1] + WORD_END]
-        start = letters[0]
-        for letter in letters[1:]:
-            merges[start, letter] = None
-            start += letter
-    return list(merges)
+def _clip_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs that make each word one token.
+
+    What the pairs of earlier words leave of a word is joined from its beginning. Earlier pairs come first,
+    so a later one never changes what became of an earlier word.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for word in words:
+        pieces = _apply(ranks, [*word[:-1], word[-1] + WORD_END])
+        while len(pieces) > 1:
+            ranks[pieces[0], pieces[1]] = len(ranks)
+            pieces = _apply(ranks, pieces)
+    return list(ranks)
+
+
+def _apply(ranks: Mapping[tuple[str, str], int], pieces: list[str]) -> list[str]:
+    """Join the pair of lowest rank, again and again, as byte-pair encoding does."""
+    while known := [pair for pair in pairwise(pieces) if pair in ranks]:
+        first = min(known, key=ranks.__getitem__)
+        at = next(number for number, pair in enumerate(pairwise(pieces)) if pair == first)
+        pieces = [*pieces[:at], "".join(first), *pieces[at + 2 :]]
+    return pieces
 
 
 def _json(document: dict[str, Any]) -> bytes:
