@@ -27,7 +27,7 @@ from musubi_flux_dev.part_sizes import (
 )
 from musubi_flux_dev.storage import form_of_keys, precision
 from musubi_flux_dev.strangers import is_lora, other_family
-from musubi_flux_dev.variants import variant_of
+from musubi_flux_dev.variants import as_declared, variant_of
 
 __all__ = ["Located", "identify", "locate", "require_part", "variant_of"]
 
@@ -233,7 +233,11 @@ def _examine(header: Header, kind: Kind, contents: Contents) -> Part:
         return _refused(part, header, *told.refusal)
     if found := troubles(contents, layout, told.wanted):
         return _refused(part, header, " ".join(found), WHOLE_FILE)
-    return replace(part, variant=told.variant, linears=told.linears, blocks=told.blocks)
+    try:
+        variant = as_declared(told.variant, header.metadata) if told.variant else None
+    except ValueError as error:
+        return _refused(part, header, f"It cannot be used: {error}.", WHOLE_FILE)
+    return replace(part, variant=variant, linears=told.linears, blocks=told.blocks)
 
 
 def _unsized(error: ValueError, contents: Contents, layout: Layout) -> str:

@@ -1,5 +1,8 @@
 """What training and sampling must know of each kind of FLUX.1 transformer."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 
 from host.architecture import TensorSpec, Variant
@@ -41,3 +44,23 @@ def variant_of(params: FluxParams) -> Variant:
         modelspec={} if dev else {"modelspec.architecture": "flux-1-schnell/lora"},
         note="" if dev else DISTILLED,
     )
+
+
+CAPTION_TOKENS = "caption_tokens"
+"""Key in a transformer file's header; the published files have none and take 512."""
+
+
+def as_declared(variant: Variant, metadata: Mapping[str, str]) -> Variant:
+    """Return the variant with as many tokens of T5 as the file's header declares, at most what it has.
+
+    For small models: beside a picture of 16 tokens, 512 of text are nearly all of the work.
+    """
+    declared = metadata.get(CAPTION_TOKENS)
+    if declared is None:
+        return variant
+    hidden = variant.conditioning["t5_hidden"]
+    most = hidden.shape[0] or 0
+    if not declared.isdecimal() or not 1 <= int(declared) <= most:
+        raise ValueError(f"its header says {CAPTION_TOKENS} {declared!r}; a number from 1 to {most} is meant")
+    shortened = replace(hidden, shape=(int(declared), *hidden.shape[1:]))
+    return replace(variant, conditioning={**variant.conditioning, "t5_hidden": shortened})

@@ -22,9 +22,8 @@ from musubi_flux_dev.tiny_world.drawing import BACKGROUNDS, COLOURS, SHAPES
 
 WORDS = tuple(dict.fromkeys(word for word in (*WORLD_WORDS, *OTHER_WORDS) if word.isalpha()))
 """Words that are one token; any other is spelt."""
-LOUD = frozenset(
-    [*COLOURS, *SHAPES, *BACKGROUNDS, *"left right top bottom centre small large above below".split()]
-)
+PLACE_WORDS = ("left", "right", "top", "bottom", "centre", "small", "large", "above", "below")
+LOUD = frozenset([*COLOURS, *SHAPES, *BACKGROUNDS, *PLACE_WORDS])
 LOUDNESS, QUIETNESS = 1.5, 0.5
 """Factors on the embeddings of words that say something, and of all that only joins them."""
 

@@ -355,3 +355,19 @@ def test_a_required_part_is_returned_or_refused_with_what_the_file_is():
         require_part(header_of(DEV), "autoencoder")
     with pytest.raises(ProblemsFound, match=r"E16 .* \(Fill"):
         require_part(header_of(DEV | {"img_in.weight": (3072, 384)}), "transformer")
+
+
+def test_a_small_model_declares_in_its_header_how_many_caption_tokens_it_takes():
+    part = known(header_of(DEV, metadata={"caption_tokens": "32"}))
+    assert part.variant is not None
+    assert part.variant.conditioning["t5_hidden"].shape == (32, 4096)
+    assert part.variant.conditioning["clip_pooled"].shape == (768,)
+
+
+@pytest.mark.parametrize("declared", ["0", "513", "many", "-1", ""])
+def test_a_declared_number_of_caption_tokens_that_cannot_be_is_refused(declared):
+    part = refused(header_of(DEV, metadata={"caption_tokens": declared}))
+    assert part.refusal is not None
+    assert (
+        f"its header says caption_tokens '{declared}'; a number from 1 to 512 is meant" in part.refusal.what
+    )
