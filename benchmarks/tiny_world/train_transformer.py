@@ -21,10 +21,10 @@ CAPTION_TOKENS = 32
 PARAMS = FluxParams(
     vec_in_dim=WIDTH,
     context_in_dim=WIDTH,
-    hidden_size=256,
-    num_heads=8,
+    hidden_size=192,
+    num_heads=6,
     depth=1,
-    depth_single_blocks=3,
+    depth_single_blocks=4,
     axes_dim=(4, 14, 14),
 )
 GUIDANCES = (1.0, 4.0)
