@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from train_autoencoder import to_tensor
 from train_transformer import Shelf
 
@@ -58,7 +59,7 @@ def sample(
     rows = {name: tensor.float() for name, tensor in conditioning.items()}
 
     def velocity(latents: Tensor, sigma: float) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             return call_dit(
                 transformer,
                 latents,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from host.flow_matching import NoiseSettings, draw_sigma, interpolate, sample_losses
 from musubi_flux_dev.architecture import call_dit
@@ -44,12 +45,12 @@ class Schedule:
     """How long and how fast; a step is an optimizer update."""
 
     steps: int
-    batch: int = 64
+    batch: int = 32
     learning_rate: float = 1e-3
     ema: float = 0.998
     seed: int = 21
-    report_every: int = 50
-    keep_every: int = 250
+    report_every: int = 100
+    keep_every: int = 500
 
 
 def train_transformer(
@@ -114,7 +115,8 @@ def _loss(model: Flux, shelf: Shelf, batch: int, draws: torch.Generator) -> Tens
     low, high = GUIDANCES
     guidance = low + (high - low) * torch.rand(batch, generator=draws)
     conditioning = {name: tensor[chosen].float() for name, tensor in shelf.conditioning.items()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    # So few tokens are faster by plain matrix products than by the fused kernel: 0.30 against 0.45 s a step.
+    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         velocity = call_dit(
             model,
             interpolate(latents, noise, sigma),
