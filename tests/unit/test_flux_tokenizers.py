@@ -279,3 +279,8 @@ def test_the_tiny_vocabularies_end_and_begin_with_their_marks():
     assert (clip["<|startoftext|>"], clip["<|endoftext|>"]) == (len(clip) - 2, len(clip) - 1)
     t5 = json.loads(t5_tokenizer_files()["tokenizer.json"])["model"]
     assert [piece for piece, _ in t5["vocab"][:3]] == ["<pad>", "</s>", "<unk>"]
+
+
+def test_every_word_of_the_tiny_clip_tokenizer_is_one_token(tmp_path):
+    tokenizer = load_clip_tokenizer(write(tmp_path / "clip", clip_tokenizer_files()) / "vocab.json")
+    assert [word for word in WORDS if tokenizer.token_count(word) != 3] == []
