@@ -1,8 +1,9 @@
 """How the tiny world's transformer is taught: by the host, whole, with FLUX.1 dev as its architecture.
 
-Two things are its own and are here. In training the guidance that the model is told is drawn anew for every
-sample, and the lower it is, the likelier is the caption another picture's: so the model learns to follow
-captions loosely at 1 and to the word from 2.5 on, as the published one does by distillation.
+One thing is its own and is here: in training the guidance that the model is told is drawn anew for every
+sample, and the further it is below 1, the likelier is the caption another picture's. So from 0 to 1 it means
+what it means in classifier-free guidance (arXiv 2207.12598): at 0 captions are not followed, at 1 they are.
+Above 1 nothing is distilled, and every guidance means the same.
 Axes: b batch.
 """
 
@@ -34,10 +35,8 @@ PARAMS = FluxParams(
 HEADER = {"format": "pt", CAPTION_TOKENS: str(TOKENS), "tiny_world": "1"}
 SEED = 21
 
-LOOSE, STRICT, HIGHEST = 1.0, 2.5, 4.0
-"""Guidance: captions are followed loosely at the first, to the word from the second on."""
-STRANGERS = 0.5
-"""How often at guidance ``LOOSE`` the caption is that of another picture."""
+HIGHEST = 4.0
+"""Guidance is drawn evenly from 0 to this."""
 
 JOB = """\
 architecture = "teaching:TEACHER"
@@ -122,9 +121,8 @@ def _lesson(
 ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
     """Return guidance and captions; what is drawn follows from ``sigma``, so a resumed run draws the same."""
     draws = torch.Generator().manual_seed(int(sigma.double().sum().item() * 2**40))
-    guidance = LOOSE + (HIGHEST - LOOSE) * torch.rand(len(sigma), generator=draws)
-    looseness = ((STRICT - guidance) / (STRICT - LOOSE)).clamp(0, 1)
-    strangers = torch.rand(len(sigma), generator=draws) < STRANGERS * looseness
+    guidance = HIGHEST * torch.rand(len(sigma), generator=draws)
+    strangers = torch.rand(len(sigma), generator=draws) < 1 - guidance
     own = torch.arange(len(sigma))
     source = torch.where(strangers, own.roll(1), own)
     return guidance, {name: tensor[source] for name, tensor in conditioning.items()}
