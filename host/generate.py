@@ -14,6 +14,7 @@ from host.config import Config, load_config
 from host.errors import ConfigError, Problem, StoppedByUser
 from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.frozen_check import check_frozen
+from host.grids import draw_grid
 from host.logs import Screen
 from host.model_files import ModelFiles, find_model_files, unfit_lora
 from host.phases import Encoding
@@ -22,6 +23,7 @@ from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.remedies import circumstances, remedy
+from host.sample_files import BASE, grid_path
 from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture, texts_of
 from host.setting import path_roles
 from host.shortage import during
@@ -177,18 +179,17 @@ def _save(
         extra = {"LoRA": name, "LoRA strength": f"{strength:g}"}
         path = order.save_path / f"{name}_{number:02d}_{used}_x{strength:g}.png"
         save_picture(picture, path, parameters=parameters_text(prompt, seed=used, extra=extra))
-    grid = order.save_path / f"{name}_grid.png"
-    save_picture(_grid(pictures), grid, parameters=f"rows: prompts; columns: strengths {order.strengths}")
+    grid = grid_path(order.save_path, name)
+    save_picture(_grid(pictures, prompts), grid, parameters=f"rows: prompts; columns: {order.strengths}")
     return f"FINISHED {len(pictures)} pictures in {order.save_path}, together in {grid}"
 
 
-def _grid(pictures: Mapping[tuple[int, float], Image.Image]) -> Image.Image:
+def _grid(pictures: Mapping[tuple[int, float], Image.Image], prompts: Sequence[SamplePrompt]) -> Image.Image:
     """Return all pictures side by side: a row a prompt, a column a strength."""
     rows = sorted({number for number, _ in pictures})
     columns = list(dict.fromkeys(strength for _, strength in pictures))
-    width = max(picture.width for picture in pictures.values())
-    height = max(picture.height for picture in pictures.values())
-    grid = Image.new("RGB", (width * len(columns), height * len(rows)), "white")
-    for (number, strength), picture in pictures.items():
-        grid.paste(picture, (columns.index(strength) * width, rows.index(number) * height))
-    return grid
+    return draw_grid(
+        [[pictures.get((number, strength)) for strength in columns] for number in rows],
+        rows=[prompts[number].prompt for number in rows],
+        columns=[f"{strength:g}" if strength else BASE for strength in columns],
+    )

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from dataset.folders import counted
 from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
@@ -31,6 +32,8 @@ from host.results import (
     is_as_it_was_finished,
     write_record,
 )
+from host.sample_files import SUPERSEDED, set_samples_aside_after
+from host.sample_rounds import rounds_in_words
 from host.sampling import texts_of
 from host.setting import path_roles
 from host.shortage import during
@@ -197,7 +200,7 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     screen.say("check", sentence)
     for line in validation_lines(job, validation_of(job)):
         screen.say("check", line)
-    for line in caption_lines(job.items):
+    for line in [*rounds_in_words(job), *caption_lines(job.items)]:
         screen.say("check", line)
 
 
@@ -254,6 +257,9 @@ def _make_way(training: Training, start: Start) -> None:
             step = read_progress(start.state).step
             for path in set_aside_after(output.output_dir, output.output_name, step=step):
                 training.screen.say("resume", f"{path.name} is of a later step; renamed to *.superseded")
+            if later := set_samples_aside_after(output.output_dir, output.output_name, step=step):
+                said = f"{counted(later, 'sample')} of later steps moved to sample/{SUPERSEDED}"
+                training.screen.say("resume", said)
         write_record(output, progress=training.progress, finished=False)
         write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(training.job.config))
     training.processes.wait()

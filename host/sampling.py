@@ -18,7 +18,7 @@ from host.architecture import Architecture, Autoencoder, Variant
 from host.atomic import write_file
 from host.flow_matching import shift_sigma
 from host.prompts import SamplePrompt
-from host.setting import setting, setting_given
+from host.setting import both, setting, setting_given, setting_is
 from host.shortage import at_work_on
 
 
@@ -37,6 +37,14 @@ class SampleSettings:
         True,
         help="Make samples of the bare base model at step 0.",
         used_when=setting_given("sample_prompts"),
+    )
+    sample_strengths: tuple[float, ...] = setting(
+        (0.5, 0.8, 1.0, 1.2),
+        help="At the end, also draw the prompts with the LoRA at these strengths; [] draws none.",
+        minimum=-10.0,
+        maximum=10.0,
+        in_metadata=False,
+        used_when=both(setting_given("sample_prompts"), setting_is("train_mode", "lora")),
     )
 
 

@@ -135,6 +135,7 @@ ROWS = {
     "sample_every_n_steps": Row(1, FILES, beside=PROMPTS),
     "sample_every_n_epochs": Row(1, FILES, beside={**PROMPTS, "max_train_steps": 6}),
     "sample_at_first": Row(False, FILES, beside=PROMPTS),
+    "sample_strengths": Row([0.3], FILES, beside=PROMPTS),
     "validation_budget": Row(1.0, FILES, beside={"max_train_steps": 6}),
     "validate_every_n_steps": Row(1, FILES),
     "validate_every_n_epochs": Row(1, FILES, beside={"max_train_steps": 6}),
