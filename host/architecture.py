@@ -330,5 +330,10 @@ class Architecture:
     Each once in a forward pass, in the order of the file's linears; FLUX.1 dev modulates so. Where a block
     is streamed, they come by themselves and are not among what comes with the block.
     """
+    demo: Callable[[Path], Mapping[str, Path]] | None = None
+    """Optional: as ``tiny``, but something that shows what training does; None lets ``tiny`` stand for it.
+
+    Written into ``tiny_directory``, with captioned pictures as ``image_directory``.
+    """
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""

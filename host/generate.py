@@ -11,6 +11,7 @@ from torch import Tensor
 
 from host.caching import conditioning_of, prompt_entries
 from host.config import Config, load_config
+from host.embedded import write_embedded
 from host.errors import ConfigError, Problem, StoppedByUser
 from host.frozen import Home, load_frozen_transformer, start_blocks
 from host.frozen_check import check_frozen
@@ -52,7 +53,7 @@ def generate_image(argv: Sequence[str]) -> str:
     config = load_config(rest, prog=PROGRAM)
     prompts = _prompts(order, config)
     if config.settings.model.tiny_directory:
-        config.architecture.tiny(config.settings.model.tiny_directory)
+        write_embedded(config.architecture, config.settings.model.tiny_directory)
     with placing(config):
         files = _files(config, order)
         device, screen = join_processes(config.settings.model.device).device, Screen()

@@ -11,9 +11,10 @@ from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
 from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
-from host.config import Config, load_config, metadata_values, resolved_toml
+from host.config import load_config, metadata_values, resolved_toml
 from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
+from host.embedded import make_embedded
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.frozen import copies_folder, copy_of
 from host.logs import Screen
@@ -51,7 +52,7 @@ def train(argv: Sequence[str]) -> str:
     with placing(config):
         processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config), screen.alive("looking at files and pictures"):
         job = check_job(config, processes=processes, watch=screen.watch)
         check_keeping(job)
@@ -97,7 +98,7 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_latents.py")
     with placing(config):
         processes, screen = join_processes(config.settings.model.device), Screen()
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config):
         data = check_data(config, needed=["vae"], watch=screen.watch)
         room = account_for_space(cache_needs(data, []))
@@ -120,7 +121,7 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
     with placing(config):
         processes, screen = join_processes(config.settings.model.device), Screen()
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config):
         needed = list(path_roles(config.architecture.settings))
         data = check_data(config, needed=needed, watch=screen.watch)
@@ -137,16 +138,6 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     count = encoding.texts(texts)
     encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
-
-
-def _make_tiny(config: Config, processes: Processes, screen: Screen) -> None:
-    folder = config.settings.model.tiny_directory
-    if folder is None:
-        return
-    if processes.is_main:
-        config.architecture.tiny(folder)
-        screen.say("tiny", f"seeded tiny {config.architecture.full_name} and pictures in {folder}")
-    processes.wait()
 
 
 def _progress_of(job: Job, processes: Processes) -> Progress:

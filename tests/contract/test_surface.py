@@ -36,6 +36,7 @@ def test_the_members_of_the_contract():
         "blocks",
         "adapter_layout",
         "tiny",
+        "demo",
         "find_tokenizers",
         "memory",
         "scaled_linears",
