@@ -115,15 +115,16 @@ def _read_order(argv: Sequence[str]) -> tuple[Order, list[str]]:
 
 
 def _prompts(order: Order, config: Config) -> list[SamplePrompt]:
+    step = config.architecture.bucket_step
     if order.prompt is not None:
-        return [read_prompt(order.prompt)]
+        return [read_prompt(order.prompt, size_step=step)]
     path = order.from_file or config.settings.sample.sample_prompts
     if path is None:
         raise ConfigError.of(
             "There is no prompt.",
             'Give one:  --prompt "a red circle --w 512 --h 512"  or  --from_file prompts.txt',
         )
-    return read_prompts(path)
+    return read_prompts(path, size_step=step)
 
 
 def _files(config: Config, order: Order) -> ModelFiles:

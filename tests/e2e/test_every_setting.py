@@ -166,7 +166,7 @@ def place(tmp_path_factory):
     for name in ("max_train_steps", "output_dir"):
         del document[name]
     job.write_text(toml.dumps(document))
-    (place / "prompts.txt").write_text("a spot --w 32 --h 32 --s 1\n")
+    (place / "prompts.txt").write_text("a spot --w 64 --h 64 --s 1\n")
     (place / "pictures.toml").write_text("[[datasets]]\nimage_directory = 'x'\n")
     (place / "other").mkdir()
     for path in (place / "models").glob("*.safetensors"):

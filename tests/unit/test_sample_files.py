@@ -137,8 +137,8 @@ def test_without_samples_there_is_no_grid(tmp_path):
 
 def test_a_grid_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     draw(step_sample(tmp_path, "cat", step=0, number=0, seed=3))
-    path = write_step_grid(tmp_path, "cat", PROMPTS, step=0, seed=42)
-    assert path == tmp_path / "cat_grid.png"
+    path = grid_path(tmp_path, "cat")
+    assert write_step_grid(tmp_path, "cat", PROMPTS, step=0, seed=42) == path
     before = path.read_bytes()
 
     def half(self, file, **_):
