@@ -1,4 +1,4 @@
-"""A prompt file with errors is refused before anything is read or written, with everything else that is wrong."""
+"""A prompt file with errors is refused before anything is read or written, with all else that is wrong."""
 
 import json
 
