@@ -1,8 +1,10 @@
 """A prompt file with errors is refused before anything is read or written, with all else that is wrong."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import toy_architecture
 from jobs import run, train, write_job
 
 BAD = "a spot --w wide --x 1\n\na dot --h 65\n--s 5\n"
@@ -33,3 +35,11 @@ def test_the_other_programs_refuse_it_too(tmp_path, capsys, program):
     assert "prompts.json, line 1, column 32: width = 100 is not a multiple of 16." in said
     assert 'Write  "width": 96 or "width": 112' in said
     assert "Traceback" not in said
+
+
+def test_sizes_are_those_that_the_architecture_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(toy_architecture, "SPEC", replace(toy_architecture.SPEC, bucket_step=32))
+    path = tmp_path / "prompts.txt"
+    path.write_text("a spot --w 64 --h 80\n")
+    assert train(write_job(tmp_path, sample_prompts=str(path)), "--check") == 2
+    assert "column 20: --h = 80 is not a multiple of 32." in capsys.readouterr().out
