@@ -42,4 +42,4 @@ def test_sizes_are_those_that_the_architecture_takes(tmp_path, capsys, monkeypat
     path = tmp_path / "prompts.txt"
     path.write_text("a spot --w 64 --h 80\n")
     assert train(write_job(tmp_path, sample_prompts=str(path)), "--check") == 2
-    assert "column 20: --h = 80 is not a multiple of 32." in capsys.readouterr().out
+    assert "column 19: --h = 80 is not a multiple of 32." in capsys.readouterr().out
