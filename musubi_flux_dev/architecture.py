@@ -33,6 +33,7 @@ from musubi_flux_dev.lora_layout import DIFFUSERS
 from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
 from musubi_flux_dev.text_encoders import FluxTextEncoders
 from musubi_flux_dev.tiny import tiny
+from musubi_flux_dev.tiny_world.shipped import demo
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
 from musubi_flux_dev.transformer import FluxParams
 
@@ -198,6 +199,7 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    demo=demo,
     memory=MemoryFacts(step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes),
     find_tokenizers=find_tokenizers,
     # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.

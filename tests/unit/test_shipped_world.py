@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from host.errors import ConfigError
+from host.registry import find_architecture
+from musubi_flux_dev.architecture import FLUX_DEV
 from musubi_flux_dev.tiny import SETTINGS
 from musubi_flux_dev.tiny_world import shipped
 from musubi_flux_dev.tiny_world.captions import captions
@@ -155,6 +157,11 @@ def test_an_installed_package_brings_the_files_along():
     for name in [*CONTENTS, "hashes.json"]:
         assert any(Path(f"files/{name}").match(pattern) for pattern in patterns), name
     assert not any(Path("files/parts/record.json").match(pattern) for pattern in patterns)
+
+
+def test_flux_dev_brings_its_demo_and_other_plugins_need_none():
+    assert FLUX_DEV.demo is demo
+    assert find_architecture("toy_architecture:SPEC").demo is None
 
 
 @REAL
