@@ -41,6 +41,7 @@ def test_the_members_of_the_contract():
         "scaled_linears",
         "linears_ahead",
         "fast_blocks",
+        "judges",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(
         names(Variant)
