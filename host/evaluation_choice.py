@@ -126,7 +126,7 @@ def _none_better(rivals: Rivals, labels: Sequence[str]) -> str:
 def _beside(rivals: Rivals, as_good: Sequence[int], labels: Sequence[str]) -> str:
     candidates, best = len(labels) - 1, rivals.best
     if len(as_good) == 1:
-        return f"; told apart from all {candidates - 1} others"
+        return "; told apart from " + ("the other" if candidates == 2 else f"all {candidates - 1} others")
     others = f"{len(as_good)} of {candidates} cannot be told apart from the best"
     return f"; {others} ({labels[best]}, {rivals.score[best]:.2f})"
 

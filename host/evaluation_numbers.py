@@ -32,6 +32,9 @@ CONCEPT, OLD, ALL = "concept", "old", "all"
 Answers = Float[np.ndarray, "columns prompts seeds"]
 """1 where right, 0 where wrong, NaN where the prompt does not ask for it."""
 
+Group = Float[np.ndarray, "columns _ seeds"]
+"""Answers to some of the prompts, none of them NaN."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -129,8 +132,9 @@ def rate(answers: Float[np.ndarray, "prompts seeds"]) -> Interval | None:
     share, squared = float(known.mean()), NORMAL**2
     middle = (share + squared / (2 * count)) / (1 + squared / count)
     half = NORMAL / (1 + squared / count) * math.sqrt(share * (1 - share) / count + squared / (4 * count**2))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
     # What rounding leaves beyond the share itself is no uncertainty.
-    return Interval(value=share, low=min(share, middle - half), high=max(share, middle + half), count=count)
+    return Interval(value=share, low=min(share, low), high=max(share, high), count=count)
 
 
 def mean(values: Float[np.ndarray, " prompts"]) -> Interval | None:
@@ -150,18 +154,18 @@ def interval_of(resamples: Float[np.ndarray, " resamples"], *, value: float, cou
     return Interval(value=value, low=low, high=high, count=count)
 
 
-def judged(right: Answers, prompts: Sequence[int]) -> Float[np.ndarray, "columns prompts seeds"]:
+def judged(right: Answers, prompts: Sequence[int]) -> Group:
     """Return the answers to those of ``prompts`` that were judged."""
     kept = [number for number in prompts if not np.isnan(right[0, number, 0])]
     return right[:, kept]
 
 
-def scores(groups: Sequence[Answers]) -> Float[np.ndarray, " columns"]:
+def scores(groups: Sequence[Group]) -> Float[np.ndarray, " columns"]:
     """Return each column's share of right pictures, every group with equal weight."""
     return np.mean([group.mean(axis=(1, 2)) for group in groups], axis=0)
 
 
-def resampled_scores(groups: Sequence[Answers]) -> Float[np.ndarray, "resamples columns"]:
+def resampled_scores(groups: Sequence[Group]) -> Float[np.ndarray, "resamples columns"]:
     """Return ``scores`` on prompts and seeds drawn again with replacement.
 
     All columns are asked about the same draws: what is compared is paired.
@@ -170,7 +174,7 @@ def resampled_scores(groups: Sequence[Answers]) -> Float[np.ndarray, "resamples 
     return np.mean([_resampled(group, draws) for group in groups], axis=0)
 
 
-def _resampled(group: Answers, draws: np.random.Generator) -> Float[np.ndarray, "resamples columns"]:
+def _resampled(group: Group, draws: np.random.Generator) -> Float[np.ndarray, "resamples columns"]:
     _, prompts, seeds = group.shape
     chosen: Int[np.ndarray, "resamples prompts"] = draws.integers(prompts, size=(RESAMPLES, prompts))
     of_each = draws.integers(seeds, size=(RESAMPLES, prompts, seeds))
