@@ -220,8 +220,8 @@ def _choose(columns: Sequence[Column], measured: Measured, groups: Mapping[str, 
     by_judge = choose_by_judge(measured, groups, labels=[column.label for column in columns])
     if by_judge is not None:
         return by_judge
-    drifting = list(groups.get(OLD) or groups.get(ALL) or groups[CONCEPT])
-    return choose_by_losses(columns, measured.drift[:, drifting].mean(axis=1).tolist())
+    drifting = list(groups.get(OLD, groups.get(ALL, ())))
+    return choose_by_losses(columns, measured.drift[:, drifting].mean(axis=1).tolist() if drifting else None)
 
 
 def _pictures(

@@ -109,9 +109,16 @@ def _choose(rivals: Rivals, drift: Float[np.ndarray, " columns"] | None, labels:
     if len(labels) > 2:
         says += _beside(rivals, as_good, labels)
     if len(as_good) > 1:
-        them = "of them" if len(better) == len(as_good) else f"of the {len(better)} surely ahead of the base"
-        says += f"; {them} it {'does best' if drift is None else 'drifts least from the base'}"
+        says += f"; {why(by_drift=drift is not None, surely=len(better), of=len(as_good))}"
     return Choice(column=chosen, as_good=as_good, says=says)
+
+
+def why(*, by_drift: bool, surely: int, of: int) -> str:
+    """Return why the chosen one was taken among those that are as good as the best."""
+    if surely == 1:
+        return "it is the only one of them surely ahead of the base"
+    them = "of them" if surely == of else f"of the {surely} of them surely ahead of the base"
+    return f"{them} it {'drifts least from the base' if by_drift else 'does best'}"
 
 
 def _none_better(rivals: Rivals, labels: Sequence[str]) -> str:

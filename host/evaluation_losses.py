@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from host.evaluation_choice import Choice
+from host.evaluation_choice import Choice, why
 from host.evaluation_pictures import Column, LoraFile
 from host.headers import read_header
 from host.validation_record import Round, read_rounds, validation_path
@@ -44,8 +44,8 @@ def held_out_of(lora: LoraFile) -> HeldOut | None:
     return HeldOut(then=by_step[step], base=by_step[0])
 
 
-def choose_by_losses(columns: Sequence[Column], drift: Sequence[float]) -> Choice:
-    """Return what held-out losses recommend; ``drift`` is that of each column."""
+def choose_by_losses(columns: Sequence[Column], drift: Sequence[float] | None) -> Choice:
+    """Return what held-out losses recommend; ``drift`` is that of each column where it was measured."""
     at_one = {column.lora: number for number, column in enumerate(columns) if column.strength == 1.0}
     loras = list(dict.fromkeys(column.lora for column in columns if column.lora is not None))
     measured = {lora: found for lora in loras if (found := held_out_of(lora)) is not None}
@@ -64,7 +64,11 @@ def choose_by_losses(columns: Sequence[Column], drift: Sequence[float]) -> Choic
             f"{gains[best].pictures} pictures, which may be chance; strengths other than 1 were not measured"
         )
         return Choice(column=None, as_good=as_good, says=says)
-    chosen = min(better, key=lambda lora: drift[at_one[lora]])
+    cost = {
+        lora: _loss(measured[lora].then, measured) if drift is None else drift[at_one[lora]]
+        for lora in better
+    }
+    chosen = min(better, key=cost.__getitem__)
     says = (
         f"recommended: {columns[at_one[chosen]].label}, by the held-out loss: {gains[chosen]} below the base "
     )
@@ -72,7 +76,7 @@ def choose_by_losses(columns: Sequence[Column], drift: Sequence[float]) -> Choic
     if len(loras) > 1:
         says += f"; {len(tied)} of {len(loras)} files cannot be told apart from the best ({best.label})"
     if len(tied) > 1:
-        says += "; of them it drifts least from the base"
+        says += f"; {why(by_drift=drift is not None, surely=len(better), of=len(tied))}"
     return Choice(
         column=at_one[chosen],
         as_good=as_good,

@@ -15,6 +15,12 @@ from host.evaluation_pictures import BASE, Column, LoraFile
 LABELS = ["base", "one x1", "two x1", "three x1"]
 
 
+def chosen(*words, **options):
+    found = choose_by_judge(*words, **options)
+    assert found is not None
+    return found
+
+
 def measured(concept, old, *, drift=(0.0, 0.2, 0.1, 0.3), prompts=10, seeds=4):
     """Shares of right pictures of each column -> answers; always the first prompts and seeds are right."""
 
@@ -29,7 +35,7 @@ def measured(concept, old, *, drift=(0.0, 0.2, 0.1, 0.3), prompts=10, seeds=4):
 
 
 def test_the_clearly_best_is_taken_and_told_apart_from_the_others():
-    found = choose_by_judge(*measured([0, 1, 0.3, 0.2], [0.9, 0.9, 0.9, 0.9]), labels=LABELS)
+    found = chosen(*measured([0, 1, 0.3, 0.2], [0.9, 0.9, 0.9, 0.9]), labels=LABELS)
     assert found.column == 1
     assert found.as_good == (1,)
     assert found.says.startswith("recommended: one x1; 0.95 (")
@@ -38,7 +44,7 @@ def test_the_clearly_best_is_taken_and_told_apart_from_the_others():
 
 
 def test_of_those_that_cannot_be_told_apart_the_least_drifting_is_taken():
-    found = choose_by_judge(*measured([0, 0.825, 0.8, 0.1], [0.9] * 4), labels=LABELS)
+    found = chosen(*measured([0, 0.825, 0.8, 0.1], [0.9] * 4), labels=LABELS)
     assert found.as_good == (1, 2)
     assert found.column == 2
     assert "2 of 3 cannot be told apart from the best (one x1, 0.86)" in found.says
@@ -46,20 +52,20 @@ def test_of_those_that_cannot_be_told_apart_the_least_drifting_is_taken():
 
 
 def test_a_concept_learnt_at_the_price_of_old_knowledge_is_no_gain():
-    found = choose_by_judge(*measured([0, 0.9, 1.0], [0.9, 0.9, 0.0]), labels=LABELS[:3])
+    found = chosen(*measured([0, 0.9, 1.0], [0.9, 0.9, 0.0]), labels=LABELS[:3])
     assert found.column == 1
     assert found.as_good == (1,)
 
 
 def test_nothing_is_recommended_when_the_base_may_be_as_good():
-    found = choose_by_judge(*measured([0.5, 0.525, 0.5], [0.9, 0.9, 0.9]), labels=LABELS[:3])
+    found = chosen(*measured([0.5, 0.525, 0.5], [0.9, 0.9, 0.9]), labels=LABELS[:3])
     assert found.column is None
     assert found.says.startswith("recommended: nothing; the best, one x1, has 0.71 (")
     assert found.says.endswith("the base 0.70: the difference may be chance")
 
 
 def test_it_is_said_when_the_base_alone_does_better():
-    found = choose_by_judge(*measured([0.9, 0.1], [0.9, 0.1]), labels=LABELS[:2])
+    found = chosen(*measured([0.9, 0.1], [0.9, 0.1]), labels=LABELS[:2])
     assert found.column is None
     assert found.says.endswith("the base 0.90: the base alone does better")
 
@@ -67,14 +73,14 @@ def test_it_is_said_when_the_base_alone_does_better():
 def test_one_that_may_be_no_better_than_the_base_is_not_taken_however_little_it_drifts():
     # Column 2 differs from the base, and from the best, in few pictures only.
     right, groups = measured([0.0, 0.3, 0.1], [0.9, 0.9, 0.9], drift=(0, 0.5, 0.01), prompts=10)
-    found = choose_by_judge(right, groups, labels=LABELS[:3])
+    found = chosen(right, groups, labels=LABELS[:3])
     assert 2 in found.as_good
     assert found.column == 1
-    assert found.says.endswith("of the 1 surely ahead of the base it drifts least from the base")
+    assert found.says.endswith("; it is the only one of them surely ahead of the base")
 
 
 def test_too_few_judged_pictures_choose_nothing():
-    found = choose_by_judge(*measured([0, 1], [1, 1], prompts=3, seeds=2), labels=LABELS[:2])
+    found = chosen(*measured([0, 1], [1, 1], prompts=3, seeds=2), labels=LABELS[:2])
     assert found.column is None
     assert "6 judged pictures of a kind of prompt are too few" in found.says
 
@@ -82,7 +88,7 @@ def test_too_few_judged_pictures_choose_nothing():
 def test_without_old_prompts_the_best_is_taken_and_that_is_said():
     right, groups = measured([0, 0.8, 0.9], [0.9] * 3)
     groups[OLD] = []
-    found = choose_by_judge(right, groups, labels=LABELS[:3])
+    found = chosen(right, groups, labels=LABELS[:3])
     assert found.column == 2
     assert "; of them it does best" in found.says
     assert found.says.endswith("; what became of old knowledge was not judged")
@@ -140,6 +146,7 @@ def columns_of(*loras, strengths=(0.5, 1.0)):
 def test_a_file_finds_the_round_of_its_run_at_its_step(tmp_path, name, steps, step):
     write_rounds(tmp_path, "run", {0: 1.0, 500: 0.8, 900: 0.9})
     found = held_out_of(lora(tmp_path, name, steps=steps))
+    assert found is not None
     assert (found.then.step, found.base.step) == (step, 0)
 
 
@@ -195,3 +202,11 @@ def test_files_are_not_compared_when_one_was_not_measured_or_otherwise(tmp_path)
     write_rounds(tmp_path, "other", {0: 1.1, 900: 0.6})
     said = choose_by_losses(columns_of(run, other), [0, 0.1, 0.1, 0.1, 0.1]).says
     assert "were measured in different ways" in said
+
+
+def test_of_files_as_good_as_the_best_the_best_is_taken_where_drift_was_not_measured(tmp_path):
+    write_rounds(tmp_path, "run", {0: 1.0, 500: 0.7, 900: 0.701})
+    files = [lora(tmp_path, "run-step00000500", steps=500), lora(tmp_path, "run", steps=900)]
+    found = choose_by_losses(columns_of(*files), None)
+    assert (found.column, found.as_good) == (2, (2, 4))
+    assert "; of them it does best" in found.says

@@ -23,6 +23,11 @@ from host.judges import Judge
 NAN = math.nan
 
 
+def some(found):
+    assert found is not None
+    return found
+
+
 def seen(level, **answers):
     return Seen(cells=np.full((2, 2, 3), float(level)), answers=answers or None)
 
@@ -32,21 +37,21 @@ def seen(level, **answers):
     [(8, 10, 0.5408, 0.9315), (0, 10, 0.0, 0.2130), (10, 10, 0.7870, 1.0), (81, 263, 0.2634, 0.3567)],
 )
 def test_a_rate_has_wilsons_interval(right, count, low, high):
-    found = rate(np.array([[1.0] * right + [0.0] * (count - right)]))
+    found = some(rate(np.array([[1.0] * right + [0.0] * (count - right)])))
     assert found.value == right / count
     assert found.count == count
     assert (found.low, found.high) == pytest.approx((low, high), abs=2e-4)
 
 
 def test_a_rate_leaves_out_prompts_that_do_not_ask_for_it():
-    found = rate(np.array([[1.0, 0.0], [NAN, NAN]]))
+    found = some(rate(np.array([[1.0, 0.0], [NAN, NAN]])))
     assert (found.value, found.count) == (0.5, 2)
     assert rate(np.array([[NAN, NAN]])) is None
 
 
 def test_a_mean_lies_between_the_bounds_of_its_bootstrap_and_comes_out_the_same_each_time():
     values = np.linspace(0, 1, 25)
-    found = mean(values)
+    found = some(mean(values))
     assert found == mean(values)
     assert found.value == pytest.approx(0.5)
     # A normal interval would be 1.645 standard errors to each side.
@@ -56,7 +61,7 @@ def test_a_mean_lies_between_the_bounds_of_its_bootstrap_and_comes_out_the_same_
 
 
 def test_one_prompt_has_a_mean_and_no_interval_and_no_prompt_has_neither():
-    one = mean(np.array([0.25]))
+    one = some(mean(np.array([0.25])))
     assert (one.value, one.low, one.high) == (0.25, None, None)
     assert mean(np.array([])) is None
 
@@ -106,7 +111,7 @@ def test_drift_compares_the_same_prompt_and_seed_and_diversity_all_pairs_of_seed
     moved = [[seen(0.1), seen(0.5), seen(0.9)]]
     measured = measure([base, moved])
     assert measured.drift.tolist() == [[0.0], [pytest.approx(0.2 / 3)]]
-    assert measured.spread.tolist() == [[pytest.approx(2.0 / 3)], [pytest.approx(1.6 / 3)]]
+    assert some(measured.spread).tolist() == [[pytest.approx(2.0 / 3)], [pytest.approx(1.6 / 3)]]
 
 
 def test_with_one_seed_there_is_no_diversity():
@@ -131,3 +136,8 @@ def test_prompts_are_resampled_whole_since_their_seeds_are_alike():
     # Half of the prompts always right: 8 independent draws, however many seeds there are.
     alike = np.repeat(np.array([1.0, 0.0] * 4)[None, :, None], 50, axis=2)
     assert resampled_scores([alike]).std() == pytest.approx(math.sqrt(0.25 / 8), rel=0.05)
+
+
+def test_the_seeds_of_a_prompt_are_resampled_too():
+    one_prompt = np.array([1.0, 0.0] * 8)[None, None, :]
+    assert resampled_scores([one_prompt]).std() == pytest.approx(math.sqrt(0.25 / 16), rel=0.05)
