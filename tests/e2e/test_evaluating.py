@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections import defaultdict
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import toy_architecture
-from jobs import run, train, write_job
+from jobs import ROOT, run, train, write_job
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -446,3 +447,8 @@ def test_what_full_training_wrote_is_refused_as_a_lora_by_the_program_for_pictur
     words = ["--lora_weight", trained / "models" / "dit.safetensors", "--prompt", "a spot"]
     message = refusal(trained / "job.toml", *words, program="generate_image")
     assert "is a toy transformer, not a LoRA" in message
+
+
+def test_the_command_on_the_page_is_the_one_of_the_readme_which_is_run():
+    (command,) = re.findall(r"```bash\n(.*)\n```", (ROOT / "docs" / "evaluation.md").read_text())
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text()
