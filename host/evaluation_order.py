@@ -15,7 +15,9 @@ from host.errors import ConfigError, Problem, ProblemsFound
 from host.prompts import SamplePrompt, read_prompts
 
 PROGRAM = "evaluate.py"
-EPILOG = "The training file comes first; its models and any flag of train.py that names models are used."
+USAGE = f"{PROGRAM} TRAINING_FILE --lora LORA [LORA ...] [flags]"
+EPILOG = "Models and seed come from the training file; flags of train.py are read too, and go before it."
+DEFAULT_FOLDER = Path("output") / "evaluation"
 SEEDS = 4
 MOST_SEEDS = 1000
 STRENGTHS = ("0.6", "0.8", "1.0")
@@ -41,14 +43,14 @@ class Order:
 def read_order(argv: Sequence[str]) -> tuple[Order, list[str], list[Problem]]:
     """Return what the command line asks for, its words for the configuration, and what is wrong with it."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, allow_abbrev=False, epilog=EPILOG, exit_on_error=False, description=__doc__
+        prog=PROGRAM, allow_abbrev=False, epilog=EPILOG, exit_on_error=False, usage=USAGE
     )
     parser.add_argument("--lora", nargs="+", type=Path, default=[], help="LoRA files, in kohya's keys")
-    parser.add_argument("--strengths", nargs="+", default=[*STRENGTHS], help="0 is the base, always drawn")
+    parser.add_argument("--strengths", nargs="+", default=[*STRENGTHS], help="0.6 0.8 1.0 unless given")
     parser.add_argument("--from_file", type=Path, help="a prompt file; sample_prompts unless given")
     parser.add_argument("--seeds", default=str(SEEDS), help=f"pictures of each prompt; {SEEDS} unless given")
     parser.add_argument("--concept", nargs="+", default=[], help="words that name what the LoRA was taught")
-    parser.add_argument("--save_path", type=Path, default=Path("output") / "evaluation")
+    parser.add_argument("--save_path", type=Path, default=DEFAULT_FOLDER, help="of what is written")
     try:
         given, rest = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
