@@ -139,7 +139,11 @@ def _make(shots: Sequence[Shot], *, shelf: Shelf, prompts: Sequence[SamplePrompt
     found = circumstances(using.config, using.files, device_type=using.device.type)
 
     def attach(sampler: Sampler, lora: LoraFile) -> Adapter:
-        return attach_lora_file(sampler.transformer, architecture, lora.path)
+        try:
+            return attach_lora_file(sampler.transformer, architecture, lora.path)
+        except ValueError as error:
+            what, remedy = f"--lora {lora.path} cannot be attached: {error}.", "Save or fetch the file again."
+            raise ConfigError.of(what, remedy, code="E15") from error
 
     with during("sampling", remedy=remedy("sampling", found)):
         draw_missing(

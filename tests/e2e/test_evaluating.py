@@ -437,6 +437,15 @@ def test_a_word_of_the_command_line_that_is_wrong_is_named(
     assert part in refusal(trained / "job.toml", *words, *flags, program="evaluate")
 
 
+def test_a_lora_with_half_of_a_pair_is_refused_in_words(evaluate, counts, trained, tmp_path):
+    tensors = load_file(trained / "out" / "weak.safetensors")
+    half = next(name for name in tensors if name.endswith("lora_up.weight"))
+    del tensors[half]
+    save_file(tensors, tmp_path / "half.safetensors")
+    said = evaluate("--seeds", "1", "--lora", "half.safetensors", code=2)
+    assert "FAILED: E15 --lora half.safetensors cannot be attached: " in said
+
+
 def test_without_prompts_it_says_where_they_are_looked_for(refusal, trained):
     words = ["--lora", trained / "out" / "weak.safetensors"]
     message = refusal(trained / "job.toml", *words, program="evaluate")
