@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean, name_some
 from host.footprints import AutoencoderBytes, BlockBytes, EncoderBytes, MemoryFacts, StepBytes, Workload
 from host.headers import Header, TensorEntry, read_header
+from host.judges import Judge
 from host.setting import setting, setting_given, setting_is
 from networks.layouts import OtherLayout
 
@@ -32,6 +33,7 @@ __all__ = [
     "ConfigError",
     "EncoderBytes",
     "Header",
+    "Judge",
     "MemoryFacts",
     "Part",
     "Place",
@@ -337,3 +339,8 @@ class Architecture:
     """
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""
+    judges: Callable[[Header], Mapping[str, Judge]] = lambda header: {}
+    """Optional: who can say whether a picture of the transformer with this header shows its prompt.
+
+    Name -> judge; their answers go by different names. ``evaluate.py`` asks all of them.
+    """

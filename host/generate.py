@@ -2,22 +2,20 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from host.caching import conditioning_of, prompt_entries
 from host.config import Config, load_config
+from host.drawing import find_drawing_files, lora_problems, open_sampler
 from host.embedded import write_embedded
-from host.errors import ConfigError, Problem, StoppedByUser
-from host.frozen import Home, load_frozen_transformer, start_blocks
-from host.frozen_check import check_frozen
+from host.errors import ConfigError, StoppedByUser
 from host.grids import draw_grid
 from host.logs import Screen
-from host.model_files import ModelFiles, find_model_files, unfit_lora
+from host.model_files import ModelFiles
 from host.phases import Encoding
 from host.placing import placing
 from host.prepare import adapter_summary, attach_lora_file, release_memory
@@ -25,13 +23,11 @@ from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.remedies import circumstances, remedy
 from host.sample_files import BASE, grid_path
-from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture, texts_of
-from host.setting import path_roles
+from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture
 from host.shortage import during
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
-PROMPT_CACHE = Path("cache") / "prompts"
 EPILOG = "The models come from a training file, or from the flags of train.py that name them."
 
 
@@ -57,33 +53,14 @@ def generate_image(argv: Sequence[str]) -> str:
     with placing(config):
         files = _files(config, order)
         device, screen = join_processes(config.settings.model.device).device, Screen()
-    entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
-    encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
-    encoding.texts(entries)
-    found = circumstances(config, files, device_type=device.type)
-    with screen.alive("loading the transformer"), during("loading", remedy=remedy("loading", found)):
-        frozen = load_frozen_transformer(
-            config.architecture,
-            files.paths["dit"],
-            skeleton=files.skeleton(),
-            settings=config.settings.model,
-            home=Home(device=device, folder=PROMPT_CACHE),
-        )
-    for note in frozen.notes:
-        screen.say("load", note)
-    start_blocks(frozen, config.architecture, checkpointed=False)
-    sampler = Sampler(
-        architecture=config.architecture,
-        variant=files.variant,
-        transformer=frozen.transformer,
-        conditioning=conditioning_of(entries, variant=files.variant),
-        device=device,
-        seed=config.settings.fit.seed,
-        stopping=stopping,
+    sampler = open_sampler(
+        prompts,
+        using=Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping),
     )
+    found = circumstances(config, files, device_type=device.type)
     with during("sampling", remedy=remedy("sampling", found)):
         latents = _draw(sampler, order, config, prompts, screen=screen)
-        del frozen, sampler
+        del sampler
         release_memory()
         load = partial(config.architecture.load_autoencoder, files.paths["vae"], device=device)
         pictures = dict(zip(latents, decode(load, latents.values()), strict=True))
@@ -128,19 +105,9 @@ def _prompts(order: Order, config: Config) -> list[SamplePrompt]:
 
 
 def _files(config: Config, order: Order) -> ModelFiles:
-    needed = ["dit", "vae", *path_roles(config.architecture.settings)]
-    files, problems = find_model_files(
-        config.architecture, config.settings.model, config.settings.plugin, needed=needed
-    )
-    if order.lora_weight is not None and not order.lora_weight.is_file():
-        what = f"lora_weight = '{order.lora_weight}' does not exist."
-        problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
-    elif order.lora_weight is not None and not problems:
-        prefix = config.architecture.adapter_layout.kohya_prefix
-        unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
-        # It is named on the command line, whatever the training file says of network_weights.
-        problems += [replace(problem, setting="") for problem in unfit]
-    problems += check_frozen(config, files)
+    files, problems = find_drawing_files(config)
+    if order.lora_weight is not None:
+        problems += lora_problems(order.lora_weight, flag="--lora_weight", config=config, files=files)
     if problems:
         raise ConfigError(problems)
     return files

@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent, H W pixels.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -139,9 +139,17 @@ def euler(
 
 def decode(load: Callable[[], Autoencoder], latents: Iterable[Tensor]) -> list[Image.Image]:
     """Return pictures of latents (1 c h w), by an autoencoder loaded for them and gone afterwards."""
-    with torch.no_grad(), at_work_on("decoding"):
+    return list(decoding(load, latents))
+
+
+def decoding(load: Callable[[], Autoencoder], latents: Iterable[Tensor]) -> Iterator[Image.Image]:
+    """Yield what ``decode`` returns, one by one."""
+    with at_work_on("decoding"):
         autoencoder = load()
-        return [to_picture(autoencoder.decode(one)[0]) for one in latents]
+    for one in latents:
+        with torch.no_grad(), at_work_on("decoding"):
+            picture = to_picture(autoencoder.decode(one)[0])
+        yield picture
 
 
 def to_picture(pixels: Float[Tensor, "3 H W"]) -> Image.Image:
