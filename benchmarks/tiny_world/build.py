@@ -22,7 +22,7 @@ import torch
 from measure import conditioning_of, rates, sample
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from teaching import JOB, PROMPTS, TOKENS, write_untaught
+from teaching import JOB, PROMPTS, SEED, TOKENS, Stage, write_untaught
 from torch import Tensor, nn
 from train_autoencoder import SIZES_OF_AUTOENCODER, held_out_psnr, train_autoencoder
 
@@ -42,7 +42,7 @@ PICTURES = {
 """Height and width in pixels -> pictures that the transformer learns from."""
 CURIOS = 0.35
 """So many of them show a shape with a made-up name."""
-STEPS = 11000
+STAGES = (Stage(steps=11000, learning_rate=1e-3), Stage(steps=8000, learning_rate=6e-4))
 TRANSFORMER, AUTOENCODER = "flux1-tiny", "ae.safetensors"
 MEASURED_ROUNDS = 2
 """Each held-out caption is sampled so often, from other noise each time."""
@@ -54,7 +54,7 @@ def main() -> None:
     """Build what is missing in the output folder and measure all of it."""
     parser = argparse.ArgumentParser(description="Build the tiny world from seed.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS, help="Optimizer updates of the transformer.")
+    parser.add_argument("--share", type=float, default=1.0, help="Of the transformer's updates; for trials.")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -69,8 +69,8 @@ def main() -> None:
     _write_text_side(folder)
     path = folder / f"{TRANSFORMER}.safetensors"
     if not path.is_file():
-        _train_transformer(folder, steps=options.steps, threads=options.threads)
-    record: dict[str, object] = {"steps": options.steps, "seconds": round(time.monotonic() - began)}
+        _train_transformer(folder, share=options.share, threads=options.threads)
+    record: dict[str, object] = {"seconds": round(time.monotonic() - began)}
     record |= _measured(path, autoencoder=autoencoder, encoders=_text_encoders(folder))
     _write_hashes(folder)
     record["bytes"] = sum(file.stat().st_size for file in _shipped(folder))
@@ -113,28 +113,43 @@ def _text_encoders(folder: Path) -> FluxTextEncoders:
     return encoders
 
 
-def _train_transformer(folder: Path, *, steps: int, threads: int) -> None:
-    """Let the host train the whole transformer, from the last state where an earlier start was ended."""
+def _train_transformer(folder: Path, *, share: float, threads: int) -> None:
+    """Let the host train the whole transformer, stage after stage."""
     parts = folder / "parts"
-    _draw_pictures(parts / "pictures")
-    write_untaught(parts / "untaught.safetensors")
+    if not (parts / "pictures").is_dir():
+        _draw_pictures(parts / "pictures")
     (parts / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
-    job = parts / "teach.toml"
-    job.write_text(JOB.format(folder=folder, steps=steps, name=TRANSFORMER), encoding="utf-8")
-    begun = any((parts / "output").glob("*-state"))
+    begin_with = parts / "untaught.safetensors"
+    write_untaught(begin_with)
+    for number, stage in enumerate(STAGES, start=1):
+        output = parts / f"stage{number}"
+        finished = output / f"{TRANSFORMER}.safetensors"
+        if not finished.is_file():
+            job = parts / f"stage{number}.toml"
+            steps = round(share * stage.steps)
+            places = {"folder": folder, "begin_with": begin_with, "output": output, "name": TRANSFORMER}
+            text = JOB.format(**places, steps=steps, learning_rate=stage.learning_rate, seed=SEED + number - 1)
+            job.write_text(text, encoding="utf-8")
+            _train(job, resumed=any(output.glob("*-state")), threads=threads)
+        begin_with = finished
+    shutil.copyfile(begin_with, folder / begin_with.name)
+
+
+def _train(job: Path, *, resumed: bool, threads: int) -> None:
+    """Run the job, from the last state where an earlier start was ended."""
     places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "OMP_NUM_THREADS": str(threads),
     }
-    words = [sys.executable, str(ROOT / "train.py"), str(job), *(["--resume", "latest"] if begun else [])]
+    words = [sys.executable, str(ROOT / "train.py"), str(job), *(["--resume", "latest"] if resumed else [])]
     subprocess.run(words, env=environment, check=True)
-    shutil.copyfile(parts / "output" / f"{TRANSFORMER}.safetensors", folder / f"{TRANSFORMER}.safetensors")
 
 
 def _draw_pictures(folder: Path) -> None:
-    """Write pictures of all sizes, each with one of its captions."""
+    """Write pictures of all sizes, each with one of its captions; the folder is there when all are."""
+    folder, finished = folder.with_name(f"{folder.name}.unfinished"), folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     draws = random.Random(100)
@@ -146,6 +161,7 @@ def _draw_pictures(folder: Path) -> None:
             name = f"{size[0]}x{size[1]}_{index:05d}"
             Image.fromarray(draw(scene)).save(folder / f"{name}.png", compress_level=1)
             (folder / f"{name}.txt").write_text(draws.choice(captions(scene)) + "\n", encoding="utf-8")
+    folder.rename(finished)
 
 
 def _measured(path: Path, *, autoencoder: FluxAutoencoder, encoders: FluxTextEncoders) -> dict[str, object]:

@@ -8,7 +8,7 @@ Axes: b batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,15 @@ PARAMS = FluxParams(
 HEADER = {"format": "pt", CAPTION_TOKENS: str(TOKENS), "tiny_world": "1"}
 SEED = 21
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A run of the host: so many optimizer updates, the learning rate falling from this to nothing."""
+
+    steps: int
+    learning_rate: float
+
+
 HIGHEST = 4.0
 """Guidance is drawn evenly from 0 to this."""
 
@@ -42,7 +51,7 @@ JOB = """\
 architecture = "teaching:TEACHER"
 
 [model]
-dit = "{folder}/parts/untaught.safetensors"
+dit = "{begin_with}"
 vae = "{folder}/ae.safetensors"
 text_encoder = "{folder}/clip_l.safetensors"
 text_encoder2 = "{folder}/t5xxl.safetensors"
@@ -55,12 +64,12 @@ gradient_checkpointing = false
 
 [training]
 max_train_steps = {steps}
-learning_rate = 1e-3
+learning_rate = {learning_rate}
 optimizer_type = "AdamW"
 optimizer_args = ["betas=(0.9,0.98)", "weight_decay=0.01"]
 lr_scheduler = "cosine"
 lr_warmup_steps = 0.01
-seed = 21
+seed = {seed}
 validation_budget = 0.0
 
 [samples]
@@ -68,7 +77,7 @@ sample_prompts = "{folder}/parts/prompts.txt"
 sample_every_n_steps = 1000
 
 [output]
-output_dir = "{folder}/parts/output"
+output_dir = "{output}"
 output_name = "{name}"
 save_every_n_steps = 1000
 save_state = true

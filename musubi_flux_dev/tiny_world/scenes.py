@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
 
 from musubi_flux_dev.tiny_world.captions import place, size
 from musubi_flux_dev.tiny_world.curios import CURIOS
@@ -22,10 +23,12 @@ APART = (0.25, 0.75)
 SWAY_OF_TWO = 0.02
 """Two shapes never touch."""
 
-WITHHELD_SEED, HELD_OUT_SEED, CONCEPT_SEED = 7, 8, 9
+WITHHELD_SEED, HELD_OUT_SEED, CONCEPT_SEED, KNOWN_SEED = 7, 8, 9, 12
 HELD_OUT = 96
 """Captions, half of them of withheld pairs."""
-CONCEPT_PICTURES = 12
+CONCEPT_SIZES = ((64, 64),) * 8 + ((64, 96), (96, 64)) * 2
+"""Height and width in pixels of the pictures that a LoRA learns the new concept from."""
+KNOWN_PICTURES = 48
 
 
 def withheld_pairs() -> frozenset[Pair]:
@@ -103,14 +106,21 @@ def held_out_scenes() -> list[Scene]:
     return list(found.values())
 
 
-def concept_scenes(count: int = CONCEPT_PICTURES, seed: int = CONCEPT_SEED) -> list[Scene]:
-    """Return scenes of the shape that the base model has never seen, in all colours."""
+def concept_scenes(
+    sizes: Sequence[tuple[int, int]] = CONCEPT_SIZES, *, seed: int = CONCEPT_SEED, word: str = NEW_WORD
+) -> list[Scene]:
+    """Return a scene a size of a shape that the base model has never seen, large, in all colours."""
     draws = random.Random(seed)
-    colours = [*COLOURS] * (count // len(COLOURS) + 1)
     scenes = [
-        one_shape(draws, pairs=[(colour, NEW_WORD)], size=draws.choice(SIZES)) for colour in colours[:count]
+        one_shape(draws, pairs=[(colour, word)], size=size) for colour, size in zip(cycle(COLOURS), sizes)
     ]
     return [replace(scene, things=tuple(_large(thing, draws) for thing in scene.things)) for scene in scenes]
+
+
+def known_scenes() -> list[Scene]:
+    """Return scenes of what the base model knows: regularisation pictures for those of the new concept."""
+    draws = random.Random(KNOWN_SEED)
+    return [one_shape(draws, pairs=seen_pairs(), size=(64, 64)) for _ in range(KNOWN_PICTURES)]
 
 
 def meaning(scene: Scene) -> object:

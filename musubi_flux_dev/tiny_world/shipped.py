@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,14 +13,16 @@ from PIL import Image
 from host.architecture import ConfigError, Problem
 from musubi_flux_dev.tiny import SETTINGS, keep
 from musubi_flux_dev.tiny_world.captions import captions
-from musubi_flux_dev.tiny_world.drawing import NEW_WORD, draw
-from musubi_flux_dev.tiny_world.scenes import concept_scenes
+from musubi_flux_dev.tiny_world.drawing import NEW_WORD, Scene, draw
+from musubi_flux_dev.tiny_world.scenes import concept_scenes, known_scenes
 
 HASHES = "hashes.json"
 """Beside the files: name -> sha256 of each, as ``benchmarks/tiny_world/build.py`` writes it."""
 REBUILD = "python benchmarks/tiny_world/build.py --output musubi_flux_dev/tiny_world/files"
 CONCEPT = f"{NEW_WORD}s"
 """Folder of the pictures of what the base model has never seen."""
+KNOWN = "known"
+"""Folder of pictures of what it knows, as regularisation pictures."""
 SHOWN_DIGITS = 12
 
 
@@ -30,13 +32,13 @@ def shipped_folder() -> Traversable:
 
 
 def demo(directory: Path, *, shipped: Traversable | None = None) -> dict[str, Path]:
-    """Write the tiny world and twelve pictures of a new shape below ``directory``; setting name -> path.
+    """Write the tiny world, twelve pictures of a new shape and some of known ones; setting name -> path.
 
     ``image_directory`` is among the names. The bytes are always the same; a file that already has them
     stays untouched, one that was cut off or changed is replaced.
     """
     files = sound_files(shipped_folder() if shipped is None else shipped)
-    for name, content in {**files, **concept_files()}.items():
+    for name, content in {**files, **picture_files()}.items():
         keep(directory / name, content)
     return {setting: directory / name for setting, name in {**SETTINGS, "image_directory": CONCEPT}.items()}
 
@@ -60,14 +62,19 @@ def sound_files(folder: Traversable) -> dict[str, bytes]:
     return found
 
 
-def concept_files() -> dict[str, bytes]:
-    """Return name -> content of the pictures of the new shape and their captions; phrasings take turns."""
+def picture_files() -> dict[str, bytes]:
+    """Return name -> content of the pictures and captions, of the new shape and of known ones."""
+    return {**_drawn(CONCEPT, concept_scenes()), **_drawn(KNOWN, known_scenes())}
+
+
+def _drawn(folder: str, scenes: Sequence[Scene]) -> dict[str, bytes]:
+    """Return the pictures and captions of ``scenes``; phrasings take turns."""
     files: dict[str, bytes] = {}
-    for number, scene in enumerate(concept_scenes()):
+    for number, scene in enumerate(scenes):
         texts = captions(scene)
         picture = io.BytesIO()
         Image.fromarray(draw(scene)).save(picture, format="PNG")
-        name = f"{CONCEPT}/{number:02}_{scene.things[0].colour}_{NEW_WORD}"
+        name = f"{folder}/{number:02}_{scene.things[0].colour}_{scene.things[0].shape}"
         files[f"{name}.png"] = picture.getvalue()
         files[f"{name}.txt"] = f"{texts[number % len(texts)]}\n".encode()
     return files

@@ -62,7 +62,7 @@ def test_flux_judges_a_transformer_that_says_it_draws_the_tiny_world(tmp_path, m
 @pytest.mark.skipif(not WORLD.is_dir(), reason="the trained tiny world is not there")
 def test_the_better_of_a_good_and_an_over_trained_lora_is_recommended(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    concept = concept_scenes(12)
+    concept = concept_scenes()
     document = {
         **{name: str(WORLD / file) for name, file in SETTINGS.items() if name != "image_directory"},
         "output_dir": "out",

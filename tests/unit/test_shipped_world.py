@@ -15,8 +15,8 @@ from musubi_flux_dev.tiny import SETTINGS
 from musubi_flux_dev.tiny_world import shipped
 from musubi_flux_dev.tiny_world.captions import captions
 from musubi_flux_dev.tiny_world.drawing import NEW_WORD
-from musubi_flux_dev.tiny_world.scenes import concept_scenes
-from musubi_flux_dev.tiny_world.shipped import REBUILD, concept_files, demo, shipped_folder, sound_files
+from musubi_flux_dev.tiny_world.scenes import concept_scenes, known_scenes
+from musubi_flux_dev.tiny_world.shipped import REBUILD, demo, picture_files, shipped_folder, sound_files
 from musubi_flux_dev.tiny_world.text_files import text_files
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,10 @@ def test_the_demo_is_the_shipped_files_and_twelve_captioned_pictures(world, tmp_
     folder = paths["image_directory"]
     pictures = sorted(folder.glob("*.png"))
     assert len(pictures) == 12
-    assert len(written) == len(CONTENTS) + 24
+    known = sorted((tmp_path / "here" / "known").glob("*.txt"))
+    assert len(written) == len(CONTENTS) + 24 + 2 * len(known)
+    assert known
+    assert not [path for path in known if NEW_WORD in path.read_text()]
     for path, scene in zip(pictures, concept_scenes(), strict=True):
         with Image.open(path) as picture:
             assert picture.size == (scene.width, scene.height)
@@ -94,8 +97,8 @@ def test_the_bytes_are_the_same_each_time_and_sound_files_stay_untouched(world, 
 
 
 def test_every_phrasing_of_captions_occurs():
-    texts = [content.decode().strip() for name, content in concept_files().items() if name.endswith(".txt")]
-    scenes = concept_scenes()
+    texts = [content.decode().strip() for name, content in picture_files().items() if name.endswith(".txt")]
+    scenes = [*concept_scenes(), *known_scenes()]
     phrasings = [captions(scene).index(text) for scene, text in zip(scenes, texts, strict=True)]
     assert set(phrasings) == set(range(len(captions(scenes[0]))))
 
