@@ -128,7 +128,8 @@ def _train_transformer(folder: Path, *, share: float, threads: int) -> None:
             job = parts / f"stage{number}.toml"
             steps = round(share * stage.steps)
             places = {"folder": folder, "begin_with": begin_with, "output": output, "name": TRANSFORMER}
-            text = JOB.format(**places, steps=steps, learning_rate=stage.learning_rate, seed=SEED + number - 1)
+            rate, seed = stage.learning_rate, SEED + number - 1
+            text = JOB.format(**places, steps=steps, learning_rate=rate, seed=seed)
             job.write_text(text, encoding="utf-8")
             _train(job, resumed=any(output.glob("*-state")), threads=threads)
         begin_with = finished
