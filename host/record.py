@@ -100,8 +100,8 @@ def _git(root: Path, *words: str) -> str | None:
 @cache
 def installed_packages() -> Mapping[str, str]:
     """Return name -> version of every installed package, as ``pip freeze`` has them."""
-    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
-    return {name: found[name] for name in sorted(found, key=str.lower) if name}
+    found = {str(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()}
+    return {name: found[name] for name in sorted(found, key=str.lower)}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -150,5 +150,5 @@ def _memory() -> int | None:
 
 def _driver() -> str | None:
     """Return the version in the first line of what NVIDIA's driver says of itself."""
-    words = DRIVER.read_text(encoding="utf-8").splitlines()[0].split() if DRIVER.is_file() else []
+    words = DRIVER.read_text(encoding="utf-8").partition("\n")[0].split() if DRIVER.is_file() else []
     return next((word for word in words if word[0].isdigit() and "." in word), None)

@@ -10,7 +10,7 @@ from typing import Any
 import toml
 import voluptuous as vol
 
-from host.errors import Problem, ProblemsFound
+from host.errors import Problem, ProblemsFound, name_some
 from host.record_private import Private, private_words
 from host.toml_source import TomlSource, source_of
 from host.values import toml_encoder
@@ -116,9 +116,8 @@ def _unfit(path: Path, document: Mapping[str, Any], error: vol.MultipleInvalid) 
             f"--replay {path}: a report of version {document.get('version')}; this program reads {VERSION}."
         )
         return Problem(code="E04", what=what, remedy="Use the version of the program that wrote it.")
-    first = error.errors[0]
-    where = ".".join(map(str, first.path)) or "the whole"
-    what = f"--replay {path}: {where} is missing, or is not what it should be."
+    places = sorted({".".join(map(str, one.path)) for one in error.errors})
+    what = f"--replay {path}: missing, or not what it should be: {name_some(places)}."
     return Problem(code="E04", what=what, remedy="Take the report as the run wrote it.")
 
 

@@ -85,6 +85,11 @@ class Browser:
             if message["method"] == "Network.requestWillBeSent"
         ]
 
+    def forget(self):
+        """Leave out of console and requests what was there before."""
+        self.console()
+        self.requests()
+
     def picture(self, path):
         """Keep what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(self._ask("GET", f"{self.session}screenshot")))
