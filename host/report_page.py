@@ -119,7 +119,7 @@ def _loss(loss: Mapping[str, Any]) -> str:
     lines = [Line(label="each step", look=look, xs=loss["steps"], ys=loss["loss"])]
     if width > 1:
         lines.append(Line(label=f"mean of {width} steps", look="one", xs=loss["steps"], ys=loss["smoothed"]))
-    explained = "The loss of a step depends mostly on the noise that was drawn for it: a flat curve is usual."
+    explained = "Each step has its own pictures and noise, so a single one says little."
     return paragraph(explained, look="soft") + chart(lines, said="training loss by step")
 
 
@@ -182,9 +182,9 @@ def _changes(changes: Sequence[Mapping[str, Any]] | None) -> str:
     rows = [
         [
             Cell(code(one["block"]), "name"),
-            number(f"{one['modules']:,}"),
+            Cell(f"{one['modules']:,}", "n wide"),
             number(f"{one['change']:.4g}"),
-            number(NOTHING if one["relative"] is None else f"{one['relative']:.3%}"),
+            number(NOTHING if one["relative"] is None else f"{one['relative']:.2%}"),
             Cell(
                 f'<i style="width:{100 * (one["relative"] or 0) / most if most else 0:.1f}%"></i>', "bar wide"
             ),
@@ -193,7 +193,7 @@ def _changes(changes: Sequence[Mapping[str, Any]] | None) -> str:
     ]
     heads = [
         Cell("Block"),
-        Cell("Modules", "n"),
+        Cell("Modules", "n wide"),
         Cell("Change", "n"),
         Cell("Of the base", "n"),
         Cell("", "wide"),
@@ -215,7 +215,11 @@ def _account(document: Document) -> str:
     ]
     held = [[text(owner), number(bytes_in_words(size))] for owner, size in memory.items()]
     whole = f"{time['steps']:,} steps took {seconds_in_words(time['seconds'])}"
-    parts = paragraph(f"{whole}, the median one {seconds_in_words(seconds)}.")
+    all_of_it = seconds_in_words(document["run"]["seconds"])
+    parts = paragraph(
+        f"{whole}, the median one {seconds_in_words(seconds)}. "
+        f"This start took {all_of_it} from the end of its check, with caching, samples and saving."
+    )
     if rows:
         parts += table([text("Phase of a step"), Cell("Mean", "n"), Cell("Share", "n")], rows, look="small")
     if held:

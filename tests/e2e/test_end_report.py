@@ -86,9 +86,7 @@ def test_every_picture_has_its_loss_and_the_samples_of_the_log_make_the_loss_of_
     rows = reported(place)["pictures"]["rows"]
     assert {row["file"] for row in rows} == {f"picture_{number}.png" for number in range(5)}
     assert [row["relative"] for row in rows] == sorted((row["relative"] for row in rows), reverse=True)
-    assert (
-        sum(row["samples"] for row in rows) == SAMPLES
-    )  # an epoch of 5 in batches of 2, 1, 1, 1, and half of one
+    assert sum(row["samples"] for row in rows) == SAMPLES
     for line in (place / "out" / "lora.jsonl").read_text().splitlines():
         entry = json.loads(line)
         own = [loss for _, _, loss in entry["samples"]]
