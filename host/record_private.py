@@ -11,7 +11,7 @@ from typing import Any
 
 SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 """A variable whose name contains one of these is never written, nor is its value."""
-SHORTEST_SECRET = 6
+SHORTEST_SECRET = 8
 """Letters; a shorter value is not looked for in other texts, where it would be found by chance."""
 HOME, USER, HOST, SECRET = "~", "<user>", "<host>", "<secret>"
 NO_HOSTS = ("localhost", "")
@@ -35,7 +35,9 @@ class Private:
         if self.user:
             text = re.sub(rf"(?<=[/\\]){re.escape(self.user)}(?=[/\\]|$|['\"])", USER, text)
         if self.host not in NO_HOSTS:
-            text = re.sub(rf"(?<![\w-]){re.escape(self.host)}(?![\w-])", HOST, text)
+            # A machine may be called "lora": a plain word is hidden in addresses only.
+            before = r"(?:(?<=//)|(?<=\\\\)|(?<=@))" if self.host.isalpha() else r"(?<![\w-])"
+            text = re.sub(rf"{before}{re.escape(self.host)}(?![\w-])", HOST, text)
         return text
 
     def shown(self, text: str) -> str:
@@ -44,11 +46,14 @@ class Private:
         return here.replace(USER, self.user).replace(HOST, self.host)
 
     def shareable(self, document: Any) -> Any:
-        """Return ``document`` with every text in it, also names, as ``hidden`` returns it."""
+        """Return ``document`` with every text in it, also names of pictures, as ``hidden`` returns it."""
         if isinstance(document, str):
             return self.hidden(document)
         if isinstance(document, Mapping):
-            return {self.hidden(str(name)): self.shareable(value) for name, value in document.items()}
+            return {
+                self.hidden(name) if "/" in name else name: self.shareable(value)
+                for name, value in document.items()
+            }
         if isinstance(document, list | tuple):
             return [self.shareable(value) for value in document]
         return document

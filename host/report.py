@@ -26,9 +26,6 @@ from host.training import Training
 
 logger = logging.getLogger(__name__)
 
-MTIME_SLACK = 2.0
-"""Seconds by which the clock of a file system may be behind."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
@@ -103,7 +100,7 @@ def _write(training: Training, beginning: Beginning, *, path: Path, steps: int, 
     # The page asks by the names that the shareable document has.
     pictures = {private.hidden(f"{item.dataset}/{item.key}"): item.image_path for item in job.trained}
     samples = {private.hidden(shown_as(file, output)): file for file in findings.grid.pictures.values()}
-    hidden = private.shareable(document)
+    hidden = {**private.shareable(document), "format": document["format"]}
     page = page_of(
         hidden,
         sample=lambda name: sample_inside(samples[name]),
@@ -119,12 +116,14 @@ def _write(training: Training, beginning: Beginning, *, path: Path, steps: int, 
 def _findings(training: Training, beginning: Beginning, steps: int) -> Findings:
     job = training.job
     output = job.settings.output
+    # Written before the first sample, by the same clock: that of the file system.
+    resolved = output.output_dir / f"{output.output_name}.toml"
     grid = sample_grid(
         output.output_dir / "sample",
         output.output_name,
         prompts=[prompt.prompt for prompt in job.prompts],
         last_step=steps,
-        since=None if beginning.resumed_at else beginning.time - MTIME_SLACK,
+        since=None if beginning.resumed_at else resolved.stat().st_mtime,
     )
     changes = training.trained.changes
     streamer = training.frozen.streamer

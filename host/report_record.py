@@ -1,11 +1,14 @@
 """The last part of a report's page: settings with their origin, and what the run is reproduced from."""
 
+import shlex
 from collections.abc import Mapping
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 import toml
 
+from host.replay_record import SUFFIX
 from host.report_parts import Cell, bytes_in_words, code, facts, folded, paragraph, table, text
 from host.values import as_toml, toml_encoder
 
@@ -45,6 +48,7 @@ def record_of(document: Mapping[str, Any]) -> str:
     """Return program, machine, hashes and packages."""
     record = document["record"]
     program = record["program"]
+    own = PurePath(document["file"]["path"]).with_name(f"{document['run']['name']}{SUFFIX}")
     changed = program["changed_files"]
     tree = "" if changed is None else ", nothing changed" if not changed else f", {changed} files changed"
     files = "<br>".join(
@@ -53,7 +57,7 @@ def record_of(document: Mapping[str, Any]) -> str:
     )
     shown = {
         "Command": code(record["command"]),
-        "Do it again": code(f"python train.py --replay {document['run']['name']}_report.json"),
+        "Do it again": code(f"python train.py --replay {shlex.quote(str(own))}"),
         "Program": f"{code(program['commit'])}{escape(tree)}",
         "Python": escape(record["python"]),
         "Seed": str(record["seed"]),

@@ -60,7 +60,7 @@ def sample_grid(
         name: That of the run.
         prompts: Its prompts; a picture of another prompt is of an earlier run.
         last_step: Pictures of later steps are of an earlier run.
-        since: Pictures older than this are too, in seconds since 1970; None: the run was resumed.
+        since: Pictures older than this are too, by the file system's clock; None: the run was resumed.
     """
     found: dict[tuple[int, Column], Path] = {}
     for path in sorted(folder.glob("*.png")):

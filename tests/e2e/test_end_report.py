@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from test_resume import stop_once
 
 from dataset.cache import content_hash
+from host import report_change, report_samples
 from host.record import Program
 from host.record_contents import tensors_hash
 
@@ -190,6 +191,17 @@ def test_a_run_that_is_stopped_has_a_report_on_what_there_is(tmp_path, monkeypat
     assert [column["step"] for column in found["samples"]["columns"]] == [0, 3, 6]
 
 
+def test_factors_and_frozen_weights_are_walked_over_once_at_the_end(tmp_path, monkeypatch):
+    asked = []
+    for name in ("change_norm", "_square"):
+        real = getattr(report_change, name)
+        monkeypatch.setattr(
+            report_change, name, lambda one, name=name, real=real: asked.append(name) or real(one)
+        )
+    assert train(write_job(tmp_path, save_every_n_steps=2)) == 0
+    assert sorted(asked) == ["_square"] * 2 + ["change_norm"] * 2
+
+
 def test_a_report_that_cannot_be_made_ends_no_run(tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
         raise OSError("no room for a page")
@@ -239,8 +251,6 @@ def test_a_training_picture_that_is_gone_at_the_end_costs_its_thumbnail_only(tmp
     def gone(path):
         Path(path).unlink()
         return real(path)
-
-    from host import report_samples
 
     real = report_samples.decode
     monkeypatch.setattr(report_samples, "decode", gone)

@@ -48,6 +48,7 @@ def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_pa
     launched = launch_two(job)
     assert launched.returncode == 0, launched.stdout + launched.stderr
     assert launched.stdout.count("FINISHED") == 1
+    assert launched.stdout.count("_report.html") == 1
     seen = [
         [
             [(picture, sigma) for picture, sigma, _ in entry["samples"]]

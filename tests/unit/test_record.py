@@ -140,6 +140,26 @@ def test_home_user_host_and_secrets_are_hidden_and_other_words_are_not(text, hid
     assert ME.hidden(text) == hidden
 
 
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("a lora, torch", "a lora, torch"),
+        ("//lora/share/x.png", "//<host>/share/x.png"),
+        ("ada@lora", "ada@<host>"),
+        ("/data/lora/lora.safetensors", "/data/lora/lora.safetensors"),
+        (r"\\lora\share", r"\\<host>\share"),
+    ],
+)
+def test_a_machine_named_by_a_plain_word_is_hidden_in_addresses_only(text, hidden):
+    assert replace(ME, host="lora").hidden(text) == hidden
+
+
+def test_the_names_in_a_document_stay_whatever_a_machine_or_a_secret_is_called():
+    me = replace(ME, host="gpu-1", environment={"SOME_KEY": "hardware"})
+    document = {"hardware": {"gpu-1": "hardware"}, "0/gpu-1": 1}
+    assert me.shareable(document) == {"hardware": {"gpu-1": "<secret>"}, "0/<host>": 1}
+
+
 def test_a_path_is_shown_again_as_it_is_here():
     for path in ("/home/ada", "/home/ada/models/x.safetensors", "/data/ada/x", "/data/other", "~x"):
         assert ME.shown(ME.hidden(path)) == path
@@ -148,8 +168,8 @@ def test_a_path_is_shown_again_as_it_is_here():
 
 
 def test_everything_in_a_document_is_hidden_whatever_its_depth():
-    document = {"/home/ada": [{"x": ("/home/ada/y", 3, None, True)}]}
-    assert ME.shareable(document) == {"~": [{"x": ["~/y", 3, None, True]}]}
+    document = {"/home/ada/z": [{"x": ("/home/ada/y", 3, None, True)}]}
+    assert ME.shareable(document) == {"~/z": [{"x": ["~/y", 3, None, True]}]}
 
 
 def test_secrets_are_not_even_in_the_local_record():
