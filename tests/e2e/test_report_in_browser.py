@@ -36,6 +36,9 @@ def page(tmp_path_factory):
         mixed_precision="no",
     )
     (folder / "pictures" / "picture_0.txt").write_text(LONG)
+    (folder / "pictures" / "picture_1.txt").write_text(
+        "<img src=x.png onerror=alert(1)></td><script>1</script>"
+    )
     assert train(job) == 0
     return folder / "out" / "lora_report.html"
 
