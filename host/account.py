@@ -15,10 +15,11 @@ from host.config import metadata_values
 from host.errors import MachineError
 from host.frozen import bytes_waiting_on_disk, copy_of
 from host.outputs import OutputSettings
+from host.sample_files import sample_folder, samples_of
+from host.sample_rounds import samples_bytes
 from host.saving import all_loras
 from host.sizes import (
     picture_entry_bytes,
-    sample_bytes,
     state_bytes,
     text_entry_bytes,
 )
@@ -172,15 +173,6 @@ def kept_files(output: OutputSettings, *, total_steps: int, steps_per_epoch: int
     return loras + 1, min(states, keep_states + 1) if keep_states else states
 
 
-def sampled_rounds(job: Job) -> int:
-    """Return how often samples are made."""
-    sample, total, epoch = job.settings.sample, job.plan.total_steps, job.plan.steps_per_epoch
-    due = {0} if sample.sample_at_first else set()
-    for every, unit in ((sample.sample_every_n_steps, 1), (sample.sample_every_n_epochs, epoch)):
-        due |= set(range(every * unit, total + 1, every * unit)) if every else set()
-    return len(due | {total})
-
-
 class _Results:
     """What training writes, apart from the caches; what an earlier start left is written over."""
 
@@ -198,9 +190,7 @@ class _Results:
         self.state = state_bytes(sizes.tensors, settings.optimizer, device_type=device_type, said=said)
         name, folder = output.output_name, output.output_dir
         self.old = sum(_size_of(path) for path in [*all_loras(folder, name), *find_states(folder, name)])
-        samples = sampled_rounds(job) * sum(sample_bytes(prompt) for prompt in job.prompts)
-        old_samples = sum(_size_of(path) for path in (folder / "sample").glob(f"{name}_*.png"))
-        self.samples = max(0, samples - old_samples)
+        self.samples = max(0, samples_bytes(job) - sum(_size_of(path) for path in samples_of(folder, name)))
 
     def needs(self, output: OutputSettings) -> list[Need]:
         """Return what LoRAs, states and samples need when they are kept as ``output`` says."""
@@ -210,7 +200,7 @@ class _Results:
         results = max(0, loras * self.file + states * self.state - self.old)
         found = [Need(what=self.what, folder=output.output_dir, size=results)]
         if self.samples:
-            found.append(Need(what=SAMPLES, folder=output.output_dir / "sample", size=self.samples))
+            found.append(Need(what=SAMPLES, folder=sample_folder(output.output_dir), size=self.samples))
         return found
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from host.errors import ConfigError, Problem, ProblemsFound, did_you_mean, name_some
 from host.footprints import AutoencoderBytes, BlockBytes, EncoderBytes, MemoryFacts, StepBytes, Workload
 from host.headers import Header, TensorEntry, read_header
+from host.judges import Judge
 from host.setting import setting, setting_given, setting_is
 from networks.layouts import OtherLayout
 
@@ -32,6 +33,7 @@ __all__ = [
     "ConfigError",
     "EncoderBytes",
     "Header",
+    "Judge",
     "MemoryFacts",
     "Part",
     "Place",
@@ -330,5 +332,15 @@ class Architecture:
     Each once in a forward pass, in the order of the file's linears; FLUX.1 dev modulates so. Where a block
     is streamed, they come by themselves and are not among what comes with the block.
     """
+    demo: Callable[[Path], Mapping[str, Path]] | None = None
+    """Optional: as ``tiny``, but something that shows what training does; None lets ``tiny`` stand for it.
+
+    Written into ``tiny_directory``, with captioned pictures as ``image_directory``.
+    """
     fast_blocks: Callable[[nn.Module], Any] | None = None
     """Optional: explicit forward and backward of the blocks; None means autograd."""
+    judges: Callable[[Header], Mapping[str, Judge]] = lambda header: {}
+    """Optional: who can say whether a picture of the transformer with this header shows its prompt.
+
+    Name -> judge; their answers go by different names. ``evaluate.py`` asks all of them.
+    """

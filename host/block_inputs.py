@@ -13,6 +13,7 @@ def watch_block_inputs(blocks: Sequence[nn.Module], *, device: torch.device, dty
 
     A weight that is streamed or in 8 bit is widened to the type of what it meets, so a wrong one would go
     on unnoticed, at twice the memory. Float32 may stand beside the first input: positions are kept in it.
+    Under autocast, which a plugin may use in ``call_dit``, torch chooses the types.
     """
     for block in blocks:
         block.register_forward_pre_hook(partial(_check, device, dtype))
@@ -21,7 +22,8 @@ def watch_block_inputs(blocks: Sequence[nn.Module], *, device: torch.device, dty
 def _check(device: torch.device, dtype: torch.dtype, block: nn.Module, inputs: tuple[Any, ...]) -> None:
     for number, tensor in enumerate(_tensors(inputs)):
         allowed = (dtype, torch.float32) if number else (dtype,)
-        right_type = tensor.dtype in allowed or not tensor.is_floating_point()
+        chosen_by_torch = not tensor.is_floating_point() or torch.is_autocast_enabled(device.type)
+        right_type = chosen_by_torch or tensor.dtype in allowed
         assert (right_type, tensor.device) == (True, device), (
             f"input {number} of a {type(block).__name__} is {tensor.dtype} on {tensor.device}; "
             f"the block computes in {dtype} on {device}"

@@ -215,7 +215,7 @@ def _data(config: Config, found: Findings, *, needed: list[str], watch: Watch) -
     found.problems += _foreign_caches(scanned.items, full_name=architecture.full_name)
     found.gather(lambda: _try_to_reduce(scanned.items), otherwise=None)
     path = settings.sample.sample_prompts
-    prompts = found.gather(lambda: tuple(read_prompts(path)) if path else (), otherwise=())
+    prompts = found.gather(lambda: tuple(read_prompts(path, size_step=step)) if path else (), otherwise=())
     too_long = found.gather(lambda: overflow_notes(files.tokenizers, scanned.items, prompts), otherwise=[])
     notes = [*scanned.notes, *too_long, *(note for prompt in prompts for note in prompt.notes)]
     return Data(

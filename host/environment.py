@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from host.errors import Problem
 from host.given import BY_VARIABLE, VARIABLE_PREFIX, Given, excerpt_of
 from host.settings import CONTROL_WORDS
-from host.values import FALSE_WORDS, TRUE_WORDS, from_word
+from host.values import FALSE_WORDS, SEVERAL, TRUE_WORDS, from_word
 
 PLACE = "the environment"
 
@@ -47,7 +47,7 @@ def _read(kind: type, text: str) -> object:
     if kind is bool:
         word = text.strip().lower()
         return word in TRUE_WORDS if word in TRUE_WORDS + FALSE_WORDS else text
-    if kind is list:
+    if kind in SEVERAL:
         try:
             return shlex.split(text)
         except ValueError:

@@ -13,7 +13,7 @@ from host.errors import Problem
 from host.given import BY_FLAG, Given, excerpt_of
 from host.setting import facts_of
 from host.settings import CONTROL_WORDS, default_of
-from host.values import FALSE_WORDS, TRUE_WORDS, as_toml, from_word, kind_of
+from host.values import FALSE_WORDS, SEVERAL, TRUE_WORDS, as_toml, from_word, kind_of
 
 PLACE = "the command line"
 
@@ -83,7 +83,7 @@ def _take_flag(flags: Flags, word: str, rest: list[str], known: Mapping[str, typ
         flags.problems.append(
             Problem(code="E03", what=f"--{written} has no value ({PLACE}).", remedy=f"Write  --{name} VALUE")
         )
-    elif kind is list:
+    elif kind in SEVERAL:
         _keep(flags, name, raw=taken, excerpt=excerpt)
     else:
         raw = from_word(kind or str, taken[0]) if taken else True
@@ -96,7 +96,7 @@ def _stray_truth(rest: list[str]) -> str:
 
 def _following(rest: list[str], kind: type | None) -> list[str]:
     taken: list[str] = []
-    while rest and not _is_flag(rest[0]) and (kind is list or not taken):
+    while rest and not _is_flag(rest[0]) and (kind in SEVERAL or not taken):
         if kind is None and rest[0].endswith(".toml"):
             break
         taken.append(rest.pop(0))
@@ -190,4 +190,5 @@ _METAVARS: Mapping[type, str] = {
     str: "TEXT",
     Path: "PATH",
     list: "WORD [WORD ...]",
+    tuple: "NUMBER [NUMBER ...]",
 }

@@ -25,6 +25,9 @@ PRECISION = "no"
 """The one ``mixed_precision`` in which small steps are not rounded away."""
 
 
+RUN_PREFIXES = ("ss_", "sshs_", "modelspec.", "musubi_")
+
+
 @dataclass(frozen=True, slots=True)
 class FullModel:
     """The whole transformer as what is trained."""
@@ -144,6 +147,7 @@ def begin_full(base: Base) -> Trained:
         weights=weights,
         summary=f"the whole transformer, {count:,} parameters in {len(weights.parameters())} tensors",
         header={
+            **_declared(base.files.headers["dit"].metadata),
             "ss_base_model_version": layout.base_model_version,
             # A LoRA's modelspec.architecture is that of its model, followed by /lora.
             **{key: value.removesuffix("/lora") for key, value in modelspec.items()},
@@ -151,6 +155,11 @@ def begin_full(base: Base) -> Trained:
         write=writer,
         caption=lambda step, strength: {"Model": name if strength else "base", "Step": str(step)},
     )
+
+
+def _declared(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what the base's header says of the build; what trainers say of a run there is left out."""
+    return {name: text for name, text in metadata.items() if not name.startswith(RUN_PREFIXES)}
 
 
 def verify_full_again(path: Path, architecture: Architecture, files: ModelFiles) -> Verified:

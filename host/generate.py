@@ -2,33 +2,32 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from host.caching import conditioning_of, prompt_entries
 from host.config import Config, load_config
-from host.errors import ConfigError, Problem, StoppedByUser
-from host.frozen import Home, load_frozen_transformer, start_blocks
-from host.frozen_check import check_frozen
+from host.drawing import find_drawing_files, lora_problems, open_sampler
+from host.embedded import write_embedded
+from host.errors import ConfigError, StoppedByUser
+from host.grids import draw_grid
 from host.logs import Screen
-from host.model_files import ModelFiles, find_model_files, unfit_lora
+from host.model_files import ModelFiles
 from host.phases import Encoding
 from host.placing import placing
 from host.prepare import adapter_summary, attach_lora_file, release_memory
 from host.processes import join_processes
 from host.prompts import SamplePrompt, read_prompt, read_prompts
 from host.remedies import circumstances, remedy
-from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture, texts_of
-from host.setting import path_roles
+from host.sample_files import BASE, grid_path
+from host.sampling import Sampler, SamplingStopped, decode, parameters_text, save_picture
 from host.shortage import during
 from host.stopping import StopRequest
 
 PROGRAM = "flux_dev_generate_image.py"
-PROMPT_CACHE = Path("cache") / "prompts"
 EPILOG = "The models come from a training file, or from the flags of train.py that name them."
 
 
@@ -50,37 +49,18 @@ def generate_image(argv: Sequence[str]) -> str:
     config = load_config(rest, prog=PROGRAM)
     prompts = _prompts(order, config)
     if config.settings.model.tiny_directory:
-        config.architecture.tiny(config.settings.model.tiny_directory)
+        write_embedded(config.architecture, config.settings.model.tiny_directory)
     with placing(config):
         files = _files(config, order)
         device, screen = join_processes(config.settings.model.device).device, Screen()
-    entries = prompt_entries(texts_of(prompts), folder=PROMPT_CACHE, code=config.architecture.code)
-    encoding = Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping)
-    encoding.texts(entries)
-    found = circumstances(config, files, device_type=device.type)
-    with screen.alive("loading the transformer"), during("loading", remedy=remedy("loading", found)):
-        frozen = load_frozen_transformer(
-            config.architecture,
-            files.paths["dit"],
-            skeleton=files.skeleton(),
-            settings=config.settings.model,
-            home=Home(device=device, folder=PROMPT_CACHE),
-        )
-    for note in frozen.notes:
-        screen.say("load", note)
-    start_blocks(frozen, config.architecture, checkpointed=False)
-    sampler = Sampler(
-        architecture=config.architecture,
-        variant=files.variant,
-        transformer=frozen.transformer,
-        conditioning=conditioning_of(entries, variant=files.variant),
-        device=device,
-        seed=config.settings.fit.seed,
-        stopping=stopping,
+    sampler = open_sampler(
+        prompts,
+        using=Encoding(config=config, files=files, device=device, screen=screen, stopping=stopping),
     )
+    found = circumstances(config, files, device_type=device.type)
     with during("sampling", remedy=remedy("sampling", found)):
         latents = _draw(sampler, order, config, prompts, screen=screen)
-        del frozen, sampler
+        del sampler
         release_memory()
         load = partial(config.architecture.load_autoencoder, files.paths["vae"], device=device)
         pictures = dict(zip(latents, decode(load, latents.values()), strict=True))
@@ -112,31 +92,22 @@ def _read_order(argv: Sequence[str]) -> tuple[Order, list[str]]:
 
 
 def _prompts(order: Order, config: Config) -> list[SamplePrompt]:
+    step = config.architecture.bucket_step
     if order.prompt is not None:
-        return [read_prompt(order.prompt)]
+        return [read_prompt(order.prompt, size_step=step)]
     path = order.from_file or config.settings.sample.sample_prompts
     if path is None:
         raise ConfigError.of(
             "There is no prompt.",
             'Give one:  --prompt "a red circle --w 512 --h 512"  or  --from_file prompts.txt',
         )
-    return read_prompts(path)
+    return read_prompts(path, size_step=step)
 
 
 def _files(config: Config, order: Order) -> ModelFiles:
-    needed = ["dit", "vae", *path_roles(config.architecture.settings)]
-    files, problems = find_model_files(
-        config.architecture, config.settings.model, config.settings.plugin, needed=needed
-    )
-    if order.lora_weight is not None and not order.lora_weight.is_file():
-        what = f"lora_weight = '{order.lora_weight}' does not exist."
-        problems.append(Problem(what=what, remedy="Correct the path after  --lora_weight"))
-    elif order.lora_weight is not None and not problems:
-        prefix = config.architecture.adapter_layout.kohya_prefix
-        unfit = unfit_lora(order.lora_weight, linears=files.linears(), kohya_prefix=prefix)
-        # It is named on the command line, whatever the training file says of network_weights.
-        problems += [replace(problem, setting="") for problem in unfit]
-    problems += check_frozen(config, files)
+    files, problems = find_drawing_files(config)
+    if order.lora_weight is not None:
+        problems += lora_problems(order.lora_weight, flag="--lora_weight", config=config, files=files)
     if problems:
         raise ConfigError(problems)
     return files
@@ -177,18 +148,17 @@ def _save(
         extra = {"LoRA": name, "LoRA strength": f"{strength:g}"}
         path = order.save_path / f"{name}_{number:02d}_{used}_x{strength:g}.png"
         save_picture(picture, path, parameters=parameters_text(prompt, seed=used, extra=extra))
-    grid = order.save_path / f"{name}_grid.png"
-    save_picture(_grid(pictures), grid, parameters=f"rows: prompts; columns: strengths {order.strengths}")
+    grid = grid_path(order.save_path, name)
+    save_picture(_grid(pictures, prompts), grid, parameters=f"rows: prompts; columns: {order.strengths}")
     return f"FINISHED {len(pictures)} pictures in {order.save_path}, together in {grid}"
 
 
-def _grid(pictures: Mapping[tuple[int, float], Image.Image]) -> Image.Image:
+def _grid(pictures: Mapping[tuple[int, float], Image.Image], prompts: Sequence[SamplePrompt]) -> Image.Image:
     """Return all pictures side by side: a row a prompt, a column a strength."""
     rows = sorted({number for number, _ in pictures})
     columns = list(dict.fromkeys(strength for _, strength in pictures))
-    width = max(picture.width for picture in pictures.values())
-    height = max(picture.height for picture in pictures.values())
-    grid = Image.new("RGB", (width * len(columns), height * len(rows)), "white")
-    for (number, strength), picture in pictures.items():
-        grid.paste(picture, (columns.index(strength) * width, rows.index(number) * height))
-    return grid
+    return draw_grid(
+        [[pictures.get((number, strength)) for strength in columns] for number in rows],
+        rows=[prompts[number].prompt for number in rows],
+        columns=[f"{strength:g}" if strength else BASE for strength in columns],
+    )

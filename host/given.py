@@ -22,7 +22,7 @@ def as_variable(name: str, value: object) -> str:
     if isinstance(value, bool):
         text = str(value).lower()
     else:
-        text = shlex.join(str(entry) for entry in value) if isinstance(value, list) else str(value)
+        text = shlex.join(str(entry) for entry in value) if isinstance(value, list | tuple) else str(value)
     return f"{variable_name(name)}={shlex.quote(text)}"
 
 

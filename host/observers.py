@@ -1,39 +1,20 @@
-"""Those who watch the loop: log and bar, saves, samples. None of them touches the arithmetic."""
+"""Those who watch the loop: log and bar, and saves. None of them touches the arithmetic."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host.architecture import Autoencoder
-from host.errors import MachineError
 from host.eta import Estimate, Slowdown
 from host.fit import StepReport
 from host.logs import JsonLines, Screen, Tracker, clock
 from host.memory_account import MemoryAccount, account_text
-from host.prepare import release_memory
-from host.prompts import SamplePrompt
-from host.sampling import (
-    Sampler,
-    SampleSettings,
-    SamplingStopped,
-    decode,
-    parameters_text,
-    save_picture,
-)
-from host.shortage import at_work_on, during
-from host.trained import Weights
-
-logger = logging.getLogger(__name__)
 
 AVERAGED = 100
 """Steps in the average loss."""
-FAILURES_ALLOWED = 2
-"""After so many failed rounds sampling is switched off."""
 
 
 def is_due(count: int, every: int | None) -> bool:
@@ -122,102 +103,6 @@ class ProgressObserver:
             self.log.close()
         for tracker in self.trackers:
             tracker.close()
-
-
-@dataclass(slots=True, kw_only=True)
-class SampleObserver:
-    """Makes pictures when they are due; a failure is reported and training goes on."""
-
-    sampler: Sampler
-    weights: Weights
-    prompts: Sequence[SamplePrompt]
-    settings: SampleSettings
-    load_autoencoder: Callable[[], Autoencoder]
-    remedy: str
-    """What to write when memory runs out."""
-    folder: Path
-    name: str
-    screen: Screen
-    estimate: Estimate
-    caption: Callable[[int, float], Mapping[str, str]]
-    """(step, strength) -> what a picture says of the weights it was drawn with."""
-    failures: int = 0
-    last_step: int = -1
-
-    def __call__(self, report: StepReport) -> None:
-        """Make samples when this step asks for them."""
-        epoch_due = report.ends_epoch and is_due(report.epoch, self.settings.sample_every_n_epochs)
-        if is_due(report.step, self.settings.sample_every_n_steps) or epoch_due:
-            self.make(report.step)
-
-    def make(self, step: int, *, strength: float = 1.0) -> list[Path]:
-        """Make one picture a prompt; ``strength`` 0 is the bare base model."""
-        if step == self.last_step or self.failures >= FAILURES_ALLOWED:
-            return []
-        self.last_step = step
-        began = time.perf_counter()
-        self.weights.use_dropout(None)
-        self.weights.set_strength(strength)
-        try:
-            with during("sampling", remedy=self.remedy):
-                made = self._make(step, strength=strength)
-        except SamplingStopped:
-            return []
-        except MachineError as error:
-            if step == 0:
-                raise
-            # What was trained is worth more than a preview.
-            self._report(step, error)
-            return []
-        except Exception as error:  # a preview must never end a run
-            self._report(step, error)
-            return []
-        finally:
-            self.weights.set_strength(1.0)
-        self.estimate.event_took(time.perf_counter() - began, kind="sample")
-        self.screen.say("sample", f"step {step}: {len(made)} pictures in {self.folder}")
-        return made
-
-    def rehearse(self) -> None:
-        """Draw the largest picture in one step and decode it, keeping nothing; see ``host.rehearsal``.
-
-        Raises ``MachineError`` when memory runs out; any other failure is reported as in ``make``.
-        """
-        largest = max(self.prompts, key=lambda prompt: prompt.width * prompt.height)
-        self.weights.use_dropout(None)
-        try:
-            with during("sampling", remedy=self.remedy), at_work_on("rehearsal of the largest"):
-                latents = replace(self.sampler, stopping=_never).latents(replace(largest, steps=1))
-                decode(self.load_autoencoder, [latents])
-        except MachineError:
-            raise
-        except Exception as error:  # a preview must never end a run
-            self._report(0, error)
-        release_memory()
-
-    def _make(self, step: int, *, strength: float) -> list[Path]:
-        with self.screen.alive("making samples"):
-            latents = [self.sampler.latents(prompt) for prompt in self.prompts]
-            pictures = decode(self.load_autoencoder, latents)
-        release_memory()
-        made: list[Path] = []
-        for number, (prompt, picture) in enumerate(zip(self.prompts, pictures, strict=True)):
-            seed = self.sampler.seed if prompt.seed is None else prompt.seed
-            path = self.folder / f"{self.name}_{step:06d}_{number:02d}_{seed}.png"
-            extra = self.caption(step, strength)
-            save_picture(picture, path, parameters=parameters_text(prompt, seed=seed, extra=extra))
-            made.append(path)
-        return made
-
-    def _report(self, step: int, error: Exception) -> None:
-        self.failures += 1
-        logger.warning("sampling failed step=%d cause=%r", step, error, exc_info=error)
-        off = "; sampling is switched off" if self.failures >= FAILURES_ALLOWED else ""
-        self.screen.say("sample", f"step {step}: no pictures ({error}); training goes on{off}")
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass(slots=True, kw_only=True)

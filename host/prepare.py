@@ -36,7 +36,7 @@ class ModelSettings:
     vae: Path | None = setting(None, help="The autoencoder's file.", role="autoencoder", in_metadata=False)
     tiny_directory: Path | None = setting(
         None,
-        help="Before anything else, let the plugin write its seeded tiny model and pictures here.",
+        help="Before anything else, let the plugin write its small model and pictures here.",
         in_metadata=False,
     )
     train_mode: str = setting(

@@ -20,6 +20,7 @@ from host.report_content import Ending, Findings, content_of, shown_as
 from host.report_page import page_of
 from host.report_samples import sample_grid, sample_inside, thumbnail_inside
 from host.results import report_paths
+from host.sample_files import sample_folder
 from host.states import Progress, read_progress
 from host.trained import Verified
 from host.training import Training
@@ -119,7 +120,7 @@ def _findings(training: Training, beginning: Beginning, steps: int) -> Findings:
     # Written before the first sample, by the same clock: that of the file system.
     resolved = output.output_dir / f"{output.output_name}.toml"
     grid = sample_grid(
-        output.output_dir / "sample",
+        sample_folder(output.output_dir),
         output.output_name,
         prompts=[prompt.prompt for prompt in job.prompts],
         last_step=steps,

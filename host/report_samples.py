@@ -20,8 +20,8 @@ THUMBNAIL = 160
 SMALL = 192
 """A picture up to this size stays a PNG, pixel by pixel."""
 QUALITY = 85
-_NAME = re.compile(r"_(\d{6,})_(\d{2,})_(\d+)(.*)\.png")
-_STRENGTH = re.compile(r"strength: (-?[\d.]+)")
+_REST = r"_(?:(\d{6,})|x([-+.\de]+))_(\d{2,})_\d+\.png"
+"""What follows a run's name in ``host.sample_files``: step or strength, prompt, seed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +56,7 @@ def sample_grid(
     """Return the samples of a run.
 
     Args:
-        folder: Where samples lie.
+        folder: Where samples lie; those of other strengths are of the last step.
         name: That of the run.
         prompts: Its prompts; a picture of another prompt is of an earlier run.
         last_step: Pictures of later steps are of an earlier run.
@@ -64,15 +64,13 @@ def sample_grid(
     """
     found: dict[tuple[int, Column], Path] = {}
     for path in sorted(folder.glob("*.png")):
-        words = _NAME.fullmatch(path.name.removeprefix(name)) if path.name.startswith(name) else None
+        words = re.fullmatch(re.escape(name) + _REST, path.name)
         if words is None or (since is not None and path.stat().st_mtime < since):
             continue
-        step, number, parameters = int(words[1]), int(words[2]), _parameters(path)
-        if step > last_step or number >= len(prompts) or not parameters.startswith(prompts[number]):
+        step, number = int(words[1] or last_step), int(words[3])
+        if step > last_step or number >= len(prompts) or not _parameters(path).startswith(prompts[number]):
             continue
-        strength = _STRENGTH.search(parameters.rpartition("\n")[2])
-        column = Column(step, 0.0 if step == 0 else float(strength[1]) if strength else 1.0)
-        found[number, column] = path
+        found[number, Column(step, float(words[2] or bool(step)))] = path
     columns = sorted({column for _, column in found})
     rows = sorted({number for number, _ in found})
     shown = _some(columns)

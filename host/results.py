@@ -14,6 +14,7 @@ from dataset.cache import content_hash
 from host.atomic import remove_all, write_json
 from host.errors import ConfigError, Problem
 from host.outputs import OutputSettings
+from host.sample_files import samples_of
 from host.saving import all_loras
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
 from host.validation_record import validation_path
@@ -104,12 +105,13 @@ def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> 
 
 
 def clear(output: OutputSettings) -> None:
-    """Remove the results of an earlier run of this name: LoRAs, states, log and record."""
+    """Remove the results of an earlier run of this name: LoRAs, states, samples, log and record."""
     name, folder = output.output_name, output.output_dir
     remove_all(
         [
             *all_loras(folder, name),
             *find_states(folder, name),
+            *samples_of(folder, name),
             folder / f"{name}.jsonl",
             validation_path(folder, name),
             record_path(output),

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from dataset.folders import counted
 from host.account import account_for_space, cache_needs, check_space
 from host.atomic import write_text
 from host.caching import TextEntry, conditioning_of, prompt_entries, text_entries
 from host.caption_lines import caption_lines
 from host.check import Data, Job, check_data, check_job
-from host.config import Config, load_config, metadata_values, resolved_toml
+from host.config import load_config, metadata_values, resolved_toml
 from host.dataset_entries import bucket_rows, keep_facts, known_facts
 from host.dataset_report import write_dataset_report
+from host.embedded import make_embedded
 from host.errors import FailedRunError, ProblemsFound, StoppedByUser
 from host.frozen import copies_folder, copy_of
 from host.logs import Screen
@@ -32,6 +34,8 @@ from host.results import (
     is_as_it_was_finished,
     write_record,
 )
+from host.sample_files import SUPERSEDED, set_samples_aside_after
+from host.sample_rounds import rounds_in_words
 from host.sampling import texts_of
 from host.setting import path_roles
 from host.shortage import during
@@ -49,7 +53,7 @@ def train(argv: Sequence[str]) -> str:
     with placing(config):
         processes = join_processes(config.settings.model.device)
     screen = Screen(quiet=not processes.is_main)
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config), screen.alive("looking at files and pictures"):
         job = check_job(config, processes=processes, watch=screen.watch)
         check_keeping(job)
@@ -98,7 +102,7 @@ def cache_latents_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_latents.py")
     with placing(config):
         processes, screen = join_processes(config.settings.model.device), Screen()
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config):
         data = check_data(config, needed=["vae"], watch=screen.watch)
         room = account_for_space(cache_needs(data, []))
@@ -121,7 +125,7 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     config = load_config(argv, prog="flux_dev_cache_text_encoder_outputs.py")
     with placing(config):
         processes, screen = join_processes(config.settings.model.device), Screen()
-    _make_tiny(config, processes, screen)
+    make_embedded(config, processes, screen)
     with placing(config):
         needed = list(path_roles(config.architecture.settings))
         data = check_data(config, needed=needed, watch=screen.watch)
@@ -138,16 +142,6 @@ def cache_text_encoder_outputs_only(argv: Sequence[str]) -> str:
     count = encoding.texts(texts)
     encoding.tidy(data.items, _prompt_entries(data))
     return f"FINISHED text-encoder outputs of {len(data.items)} captions: {count.sentence()}"
-
-
-def _make_tiny(config: Config, processes: Processes, screen: Screen) -> None:
-    folder = config.settings.model.tiny_directory
-    if folder is None:
-        return
-    if processes.is_main:
-        config.architecture.tiny(folder)
-        screen.say("tiny", f"seeded tiny {config.architecture.full_name} and pictures in {folder}")
-    processes.wait()
 
 
 def _progress_of(job: Job, processes: Processes) -> Progress:
@@ -201,7 +195,7 @@ def _tell(job: Job, start: Start, processes: Processes, screen: Screen) -> None:
     screen.say("check", sentence)
     for line in validation_lines(job, validation_of(job)):
         screen.say("check", line)
-    for line in caption_lines(job.items):
+    for line in [*rounds_in_words(job), *caption_lines(job.items)]:
         screen.say("check", line)
 
 
@@ -258,6 +252,9 @@ def _make_way(training: Training, start: Start) -> None:
             step = read_progress(start.state).step
             for path in set_aside_after(output.output_dir, output.output_name, step=step):
                 training.screen.say("resume", f"{path.name} is of a later step; renamed to *.superseded")
+            if later := set_samples_aside_after(output.output_dir, output.output_name, step=step):
+                said = f"{counted(later, 'sample')} of later steps moved to sample/{SUPERSEDED}"
+                training.screen.say("resume", said)
         write_record(output, progress=training.progress, finished=False)
         write_text(output.output_dir / f"{output.output_name}.toml", resolved_toml(training.job.config))
     training.processes.wait()

@@ -3,7 +3,7 @@
 Axes: b batch, c channels, h w latent, H W pixels.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from host.architecture import Architecture, Autoencoder, Variant
 from host.atomic import write_file
 from host.flow_matching import shift_sigma
 from host.prompts import SamplePrompt
-from host.setting import setting, setting_given
+from host.setting import both, setting, setting_given, setting_is
 from host.shortage import at_work_on
 
 
@@ -37,6 +37,14 @@ class SampleSettings:
         True,
         help="Make samples of the bare base model at step 0.",
         used_when=setting_given("sample_prompts"),
+    )
+    sample_strengths: tuple[float, ...] = setting(
+        (0.5, 0.8, 1.0, 1.2),
+        help="At the end, also draw the prompts with the LoRA at these strengths; [] draws none.",
+        minimum=-10.0,
+        maximum=10.0,
+        in_metadata=False,
+        used_when=both(setting_given("sample_prompts"), setting_is("train_mode", "lora")),
     )
 
 
@@ -131,9 +139,17 @@ def euler(
 
 def decode(load: Callable[[], Autoencoder], latents: Iterable[Tensor]) -> list[Image.Image]:
     """Return pictures of latents (1 c h w), by an autoencoder loaded for them and gone afterwards."""
-    with torch.no_grad(), at_work_on("decoding"):
+    return list(decoding(load, latents))
+
+
+def decoding(load: Callable[[], Autoencoder], latents: Iterable[Tensor]) -> Iterator[Image.Image]:
+    """Yield what ``decode`` returns, one by one."""
+    with at_work_on("decoding"):
         autoencoder = load()
-        return [to_picture(autoencoder.decode(one)[0]) for one in latents]
+    for one in latents:
+        with torch.no_grad(), at_work_on("decoding"):
+            picture = to_picture(autoencoder.decode(one)[0])
+        yield picture
 
 
 def to_picture(pixels: Float[Tensor, "3 H W"]) -> Image.Image:

@@ -85,13 +85,12 @@ def validate_config(config_file: Path | str, *flags: str) -> tuple[Problem, ...]
 
 
 def _scene(config: Config, *, device_type: str) -> Scene:
-    datasets = parse_datasets(
-        config.dataset_document or {}, where=config.where, bucket_step=config.architecture.bucket_step
-    )
+    step = config.architecture.bucket_step
+    datasets = parse_datasets(config.dataset_document or {}, where=config.where, bucket_step=step)
     prompts = config.settings.sample.sample_prompts
     return Scene(
         batches=_batches([(dataset.resolution, dataset.batch_size) for dataset in datasets]),
-        samples=[Size(p.height, p.width) for p in read_prompts(prompts)] if prompts else [],
+        samples=[Size(p.height, p.width) for p in read_prompts(prompts, size_step=step)] if prompts else [],
         accumulates=config.settings.fit.gradient_accumulation_steps > 1,
         device_type=device_type,
     )

@@ -67,7 +67,7 @@ def _is_ours(error):
 def _run(program, argv):
     import torch
 
-    from host import convert, generate, run
+    from host import convert, evaluation, generate, run
     from host.errors import MusubiError, ProblemsFound, StoppedByUser
 
     rank = os.environ.get("RANK", "0")
@@ -80,6 +80,7 @@ def _run(program, argv):
             "cache_text_encoder_outputs": run.cache_text_encoder_outputs_only,
             "generate_image": generate.generate_image,
             "convert_lora": convert.convert_lora,
+            "evaluate": evaluation.evaluate,
         }
         say(programs[program](argv))
     except StoppedByUser as stopped:

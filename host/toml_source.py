@@ -54,7 +54,9 @@ class TomlSource:
         """Return the key's line with carets under its value, or under its name."""
         if key is None:
             return ""
-        return _excerpt(self.lines[key.line - 1], key.line, span=key.name_span if of_name else key.value_span)
+        return line_excerpt(
+            self.lines[key.line - 1], key.line, span=key.name_span if of_name else key.value_span
+        )
 
 
 def read_toml(path: Path) -> TomlSource:
@@ -134,7 +136,8 @@ def _width_of(text: str) -> int:
     return len(text[: ends[0] if ends else None].rstrip())
 
 
-def _excerpt(line: str, number: int, *, span: tuple[int, int]) -> str:
+def line_excerpt(line: str, number: int, *, span: tuple[int, int]) -> str:
+    """Return a line with its number, and carets under the columns of ``span``."""
     gutter = " " * len(str(number))
     before = re.sub(r"[^\t]", " ", line[: span[0]])
     return f"{number} | {line}\n{gutter} | {before}{'^' * max(1, span[1] - span[0])}"
@@ -146,7 +149,7 @@ def _explain(path: Path, lines: list[str], message: str) -> Problem:
     line = lines[number - 1]
     what, remedy = _cause(line, message)
     where = f"{path.name}, line {number}"
-    shown = _excerpt(line, number, span=_doubtful(line, message))
+    shown = line_excerpt(line, number, span=_doubtful(line, message))
     return Problem(code="E04", what=f"{where}: {what}.", remedy=joined(shown, remedy))
 
 

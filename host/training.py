@@ -27,13 +27,16 @@ from host.logs import JsonLines, Screen, open_trackers
 from host.memory_account import MemoryAccount, frozen_tensors
 from host.metadata import run_metadata
 from host.objective import objective_of
-from host.observers import ProgressObserver, SampleObserver, SaveObserver
+from host.observers import ProgressObserver, SaveObserver
 from host.optimizers import make_optimizer
 from host.outputs import OutputSettings
 from host.processes import Processes
 from host.rehearsal import may_run_out, rehearse_step
 from host.remedies import circumstances, remedy
 from host.results import Start
+from host.sample_files import sample_folder
+from host.sample_observer import SampleObserver
+from host.sample_rounds import rounds_after, shown_strengths
 from host.sampling import Sampler
 from host.saver import Saver
 from host.schedulers import learning_rate_factor
@@ -142,7 +145,7 @@ def run_training(
         sample.make(0, strength=0.0)
     elif sample is not None and may_run_out(training.processes.device):
         sample.rehearse()
-    watch = _progress_observer(training, first_step=first_step, sampling=sample is not None)
+    watch = _progress_observer(training, first_step=first_step)
     observers: list[Callable[[StepReport], None]] = [watch]
     if training.processes.is_main:
         observers.append(_save_observer(training))
@@ -167,6 +170,7 @@ def run_training(
         validation.end()
     if sample is not None and done == job.plan.total_steps:
         sample.make(done)
+        sample.make_strengths(done)
     return done
 
 
@@ -250,7 +254,7 @@ def _loop(training: Training) -> Loop:
     )
 
 
-def _progress_observer(training: Training, *, first_step: int, sampling: bool) -> ProgressObserver:
+def _progress_observer(training: Training, *, first_step: int) -> ProgressObserver:
     job, output = training.job, training.job.settings.output
     is_main = training.processes.is_main
     log = (
@@ -272,18 +276,13 @@ def _progress_observer(training: Training, *, first_step: int, sampling: bool) -
     validation = validation_of(job)
 
     def due_after(step: int) -> list[tuple[str, int]]:
-        sample, epoch, total = job.settings.sample, job.plan.steps_per_epoch, job.plan.total_steps
+        epoch, total = job.plan.steps_per_epoch, job.plan.total_steps
         due = [("save", output.save_every_n_steps, 1), ("save", output.save_every_n_epochs, epoch)]
-        if sampling:
-            due += [
-                ("sample", sample.sample_every_n_steps, 1),
-                ("sample", sample.sample_every_n_epochs, epoch),
-            ]
         rounds = sum(due > step for due in validation.steps)
         left = [
             (kind, total // (every * unit) - step // (every * unit)) for kind, every, unit in due if every
         ]
-        return [*left, ("validation", rounds), ("save", 1), ("sample", 1)]
+        return [*left, ("validation", rounds), ("save", 1), ("sample", rounds_after(job, step))]
 
     return ProgressObserver(
         screen=training.screen,
@@ -369,11 +368,12 @@ def _sample_observer(
         weights=training.trained.weights,
         prompts=job.prompts,
         settings=job.settings.sample,
+        strengths=shown_strengths(job.settings),
         load_autoencoder=lambda: architecture.load_autoencoder(
             job.files.paths["vae"], device=device, disable_mmap=job.settings.model.disable_mmap
         ),
         remedy=_remedy(training, "sampling"),
-        folder=job.settings.output.output_dir / "sample",
+        folder=sample_folder(job.settings.output.output_dir),
         name=job.settings.output.output_name,
         screen=training.screen,
         estimate=training.estimate,

@@ -37,7 +37,7 @@ def joined(*texts: str) -> str:
 
 
 def kind_of(annotation: Any) -> type:
-    """Return what a setting of this annotation holds: bool, int, float, str, Path or list."""
+    """Return what a setting holds: bool, int, float, str, Path, list (of texts) or tuple (of numbers)."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
         return kind_of(members[0]) if len(members) == 1 else _no_kind(annotation)
@@ -46,7 +46,10 @@ def kind_of(annotation: Any) -> type:
 
 
 def _no_kind(annotation: Any) -> type:
-    raise TypeError(f"a setting cannot be of type {annotation}; use bool, int, float, str, Path or list[str]")
+    raise TypeError(
+        f"a setting cannot be of type {annotation}; use bool, int, float, str, Path, list[str] or "
+        "tuple[float, ...]"
+    )
 
 
 def check_value(kind: type, facts: SettingFacts, raw: object) -> Any:
@@ -55,8 +58,8 @@ def check_value(kind: type, facts: SettingFacts, raw: object) -> Any:
     value = _READERS[kind]([raw] if one else raw)
     if facts.choices:
         _check_choice(facts.choices, value)
-    if kind in (int, float):
-        _check_range(facts, value)
+    for number in value if kind is tuple else (value,) if kind in (int, float) else ():
+        _check_range(facts, number)
     return value
 
 
@@ -76,7 +79,7 @@ def as_toml(value: object) -> str:
         value = str(value)
     if isinstance(value, str) and "\\" in value and "'" not in value and value.isprintable():
         return f"'{value}'"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(as_toml(entry) for entry in value)}]"
     if value is None or isinstance(value, Mapping):
         return "a table" if value is not None else "nothing"
@@ -100,7 +103,7 @@ def as_flag(name: str, value: object) -> str:
     """Return ``value`` as it is written on the command line."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
-    entries = value if isinstance(value, list) else [value]
+    entries = value if isinstance(value, list | tuple) else [value]
     return " ".join([f"--{name}", *(shlex.quote(str(entry)) for entry in entries)])
 
 
@@ -191,6 +194,18 @@ def _read_list(raw: object) -> list[str]:
     return list(raw)
 
 
+def _read_numbers(raw: object) -> tuple[float, ...]:
+    """Return a list of numbers; flags and variables give them as texts."""
+    if not isinstance(raw, list | tuple):
+        better = None if isinstance(raw, str | Mapping) else [raw]
+        raise UnusableValue(
+            f"must be a list of numbers, and {as_toml(raw)} is none",
+            better=better,
+            advice="Write it as [0.5, 1.0].",
+        )
+    return tuple(_read_float(from_word(float, entry) if isinstance(entry, str) else entry) for entry in raw)
+
+
 def _check_choice(choices: tuple[str, ...], value: str) -> None:
     if value in choices:
         return
@@ -229,6 +244,7 @@ KIND_NAMES: Mapping[type, str] = {
     str: "a text",
     Path: "a path",
     list: "a list of texts",
+    tuple: "a list of numbers",
 }
 _READERS: Mapping[type, Callable[[object], Any]] = {
     bool: _read_bool,
@@ -237,5 +253,8 @@ _READERS: Mapping[type, Callable[[object], Any]] = {
     str: _read_str,
     Path: _read_path,
     list: _read_list,
+    tuple: _read_numbers,
 }
+SEVERAL = (list, tuple)
+"""Kinds of settings that hold several values."""
 _ESCAPED = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}

@@ -15,6 +15,8 @@ from host.architecture import (
     API_VERSION,
     AdapterLayout,
     Architecture,
+    Header,
+    Judge,
     MemoryFacts,
     Part,
     Problem,
@@ -33,6 +35,7 @@ from musubi_flux_dev.lora_layout import DIFFUSERS
 from musubi_flux_dev.packing import image_ids, pack, text_ids, unpack
 from musubi_flux_dev.text_encoders import FluxTextEncoders
 from musubi_flux_dev.tiny import tiny
+from musubi_flux_dev.tiny_world.shipped import demo
 from musubi_flux_dev.tokenizers import find_clip_tokenizer, find_t5_tokenizer
 from musubi_flux_dev.transformer import FluxParams
 
@@ -151,6 +154,19 @@ def blocks(transformer: nn.Module) -> Sequence[nn.Module]:
     ]
 
 
+TINY_WORLD = "tiny_world"
+"""Key in the header of a transformer that draws the tiny world; its value is "1"."""
+
+
+def judges(header: Header) -> Mapping[str, Judge]:
+    """Return who can judge pictures of the transformer with this header: nobody outside of the tiny world."""
+    if header.metadata.get(TINY_WORLD) != "1":
+        return {}
+    from musubi_flux_dev.tiny_world.judge import WORLD  # it needs OpenCV, and the rest of the plugin does not
+
+    return WORLD
+
+
 TOKEN_LINEARS = (
     r"double_blocks\.\d+\.(img|txt)_(attn\.(qkv|proj)|mlp\.[02])",
     r"single_blocks\.\d+\.linear[12]",
@@ -198,9 +214,11 @@ FLUX_DEV = Architecture(
         diffusers=DIFFUSERS,
     ),
     tiny=tiny,
+    demo=demo,
     memory=MemoryFacts(step=step_bytes, autoencoder=autoencoder_bytes, text_encoders=text_encoder_bytes),
     find_tokenizers=find_tokenizers,
     # As musubi: what shifts, scales and gates whole tokens stays in the type that is computed in.
     scaled_linears=TOKEN_LINEARS,
     linears_ahead=MODULATION,
+    judges=judges,
 )

@@ -30,7 +30,7 @@ def tiny(directory: Path) -> dict[str, Path]:
     weights = {"dit": _transformer(), "vae": _autoencoder(), "text_encoder": _clip(), "text_encoder2": _t5()}
     files = {SETTINGS[setting]: content for setting, content in weights.items()}
     for name, content in {**files, **_small_files()}.items():
-        _keep(directory / name, content)
+        keep(directory / name, content)
     return {setting: directory / name for setting, name in SETTINGS.items()}
 
 
@@ -73,7 +73,7 @@ def _small_files() -> dict[str, bytes]:
     return files
 
 
-def _keep(path: Path, content: bytes) -> None:
+def keep(path: Path, content: bytes) -> None:
     """Make sure that ``path`` has exactly ``content``; at no moment is there half of it."""
     if path.is_file() and path.read_bytes() == content:
         return

@@ -1,36 +1,51 @@
 """Builds the tiny world from seed: autoencoder, text encoders, tokenizers, transformer, and a record.
 
-    python benchmarks/tiny_world/build.py --output output/tiny_world
+    python benchmarks/tiny_world/build.py --output musubi_flux_dev/tiny_world/files
 
-The files have the published layouts. What was finished is taken up again when the command is repeated.
+The files have the published layouts. What was finished is taken up again when the command is repeated; what
+is only needed on the way lies in the folder ``parts`` of the output, which may be removed.
 """
 
 import argparse
+import hashlib
 import json
+import os
+import random
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
-from measure import rates, sample, shelf_of
+from measure import conditioning_of, rates, sample
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from teaching import JOB, PROMPTS, TOKENS, write_untaught
 from torch import Tensor, nn
 from train_autoencoder import SIZES_OF_AUTOENCODER, held_out_psnr, train_autoencoder
-from train_transformer import CAPTION_TOKENS, Schedule, Shelf, train_transformer
 
 from musubi_flux_dev.autoencoder import FluxAutoencoder
 from musubi_flux_dev.checkpoints import load_transformer
 from musubi_flux_dev.text_encoders import FluxTextEncoders, load_text_encoders
-from musubi_flux_dev.tiny_world.scenes import HELD_OUT, held_out_scenes, training_scenes
+from musubi_flux_dev.tiny_world.captions import captions
+from musubi_flux_dev.tiny_world.drawing import Scene, draw
+from musubi_flux_dev.tiny_world.scenes import HELD_OUT, curio_scenes, held_out_scenes, training_scenes
 from musubi_flux_dev.tiny_world.text_files import text_files
-from musubi_flux_dev.variants import CAPTION_TOKENS as DECLARED
 
-SMALL = {(64, 64): 6000, (64, 96): 500, (96, 64): 500}
-LARGE = {(64, 64): 2000, (96, 96): 500, (64, 128): 500, (128, 64): 500, (128, 128): 500}
-"""Height and width in pixels -> pictures to learn from: small ones first, then all sizes."""
-LARGE_PART = 0.15
-"""Of the transformer's steps are on the large ones."""
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = {
+    (64, 64): 9000, (64, 96): 600, (96, 64): 600, (96, 96): 400,
+    (64, 128): 400, (128, 64): 400, (128, 128): 300,
+}  # fmt: skip
+"""Height and width in pixels -> pictures that the transformer learns from."""
+CURIOS = 0.35
+"""So many of them show a shape with a made-up name."""
+STEPS = 11000
+TRANSFORMER, AUTOENCODER = "flux1-tiny", "ae.safetensors"
+MEASURED_ROUNDS = 2
+"""Each held-out caption is sampled so often, from other noise each time."""
 
 Report = Callable[[str], None]
 
@@ -39,7 +54,7 @@ def main() -> None:
     """Build what is missing in the output folder and measure all of it."""
     parser = argparse.ArgumentParser(description="Build the tiny world from seed.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000, help="Optimizer updates of the transformer.")
+    parser.add_argument("--steps", type=int, default=STEPS, help="Optimizer updates of the transformer.")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -48,17 +63,18 @@ def main() -> None:
     def report(line: str) -> None:
         print(f"{time.monotonic() - began:.0f}s {line}", flush=True)  # noqa: T201
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    autoencoder = _autoencoder(options.output / "ae.safetensors", report=report)
-    encoders = _text_encoders(options.output)
-    path = options.output / "flux1-tiny.safetensors"
+    folder: Path = options.output.resolve()
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    autoencoder = _autoencoder(folder / AUTOENCODER, report=report)
+    _write_text_side(folder)
+    path = folder / f"{TRANSFORMER}.safetensors"
     if not path.is_file():
-        shelves = partial(_shelves, autoencoder=autoencoder, encoders=encoders)
-        _train_transformer(path, shelves=shelves, steps=options.steps, report=report)
-    record = _measured(path, autoencoder=autoencoder, encoders=encoders)
-    record["seconds"] = round(time.monotonic() - began)
-    record["bytes"] = sum(file.stat().st_size for file in options.output.glob("*.safetensors"))
-    (options.output / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _train_transformer(folder, steps=options.steps, threads=options.threads)
+    record: dict[str, object] = {"steps": options.steps, "seconds": round(time.monotonic() - began)}
+    record |= _measured(path, autoencoder=autoencoder, encoders=_text_encoders(folder))
+    _write_hashes(folder)
+    record["bytes"] = sum(file.stat().st_size for file in _shipped(folder))
+    (folder / "parts" / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     report(json.dumps(record))
 
 
@@ -72,53 +88,6 @@ def _autoencoder(path: Path, *, report: Report) -> FluxAutoencoder:
     return model.requires_grad_(False)
 
 
-def _text_encoders(folder: Path) -> FluxTextEncoders:
-    for name, content in text_files().items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    paths = {
-        "text_encoder": folder / "clip_l.safetensors",
-        "text_encoder2": folder / "t5xxl.safetensors",
-        "tokenizer": folder / "clip_tokenizer",
-        "tokenizer2": folder / "t5_tokenizer",
-    }
-    encoders = load_text_encoders(paths, device="cpu", dtype=torch.float32)
-    encoders.t5_length = CAPTION_TOKENS
-    return encoders
-
-
-def _shelves(
-    counts: dict[tuple[int, int], int],
-    seed: int,
-    *,
-    autoencoder: FluxAutoencoder,
-    encoders: FluxTextEncoders,
-) -> Sequence[Shelf]:
-    """Return encoded pictures to learn from, so many of each size."""
-    kinds = [
-        training_scenes(seed + number, count, sizes=(size,))
-        for number, (size, count) in enumerate(counts.items())
-    ]
-    return [shelf_of(scenes, autoencoder=autoencoder, encoders=encoders) for scenes in kinds]
-
-
-def _train_transformer(
-    path: Path, *, shelves: Callable[..., Sequence[Shelf]], steps: int, report: Report
-) -> None:
-    def keep(model: nn.Module) -> None:
-        _save(model, path.with_suffix(".unfinished"), metadata={DECLARED: str(CAPTION_TOKENS)})
-
-    large = round(LARGE_PART * steps)
-    first, second = (
-        Schedule(steps=steps - large),
-        Schedule(steps=large, batch=32, learning_rate=3e-4, seed=22),
-    )
-    model = train_transformer(shelves(SMALL, 100), first, report=report, keep=keep)
-    model.requires_grad_(True)
-    train_transformer(shelves(LARGE, 200), second, start=model, report=report, keep=keep)
-    path.with_suffix(".unfinished").replace(path)
-
-
 def _save(model: nn.Module, path: Path, *, metadata: dict[str, str]) -> None:
     tensors: dict[str, Tensor] = {
         name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()
@@ -126,17 +95,92 @@ def _save(model: nn.Module, path: Path, *, metadata: dict[str, str]) -> None:
     save_file(tensors, path, metadata)
 
 
+def _write_text_side(folder: Path) -> None:
+    for name, content in text_files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _text_encoders(folder: Path) -> FluxTextEncoders:
+    paths = {
+        "text_encoder": folder / "clip_l.safetensors",
+        "text_encoder2": folder / "t5xxl.safetensors",
+        "tokenizer": folder / "clip_tokenizer",
+        "tokenizer2": folder / "t5_tokenizer",
+    }
+    encoders = load_text_encoders(paths, device="cpu", dtype=torch.float32)
+    encoders.t5_length = TOKENS
+    return encoders
+
+
+def _train_transformer(folder: Path, *, steps: int, threads: int) -> None:
+    """Let the host train the whole transformer, from the last state where an earlier start was ended."""
+    parts = folder / "parts"
+    _draw_pictures(parts / "pictures")
+    write_untaught(parts / "untaught.safetensors")
+    (parts / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
+    job = parts / "teach.toml"
+    job.write_text(JOB.format(folder=folder, steps=steps, name=TRANSFORMER), encoding="utf-8")
+    begun = any((parts / "output").glob("*-state"))
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    words = [sys.executable, str(ROOT / "train.py"), str(job), *(["--resume", "latest"] if begun else [])]
+    subprocess.run(words, env=environment, check=True)
+    shutil.copyfile(parts / "output" / f"{TRANSFORMER}.safetensors", folder / f"{TRANSFORMER}.safetensors")
+
+
+def _draw_pictures(folder: Path) -> None:
+    """Write pictures of all sizes, each with one of its captions."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    draws = random.Random(100)
+    for number, (size, count) in enumerate(PICTURES.items()):
+        curious = round(CURIOS * count)
+        scenes = curio_scenes(200 + number, curious, sizes=(size,))
+        scenes += training_scenes(100 + number, count - curious, sizes=(size,))
+        for index, scene in enumerate(scenes):
+            name = f"{size[0]}x{size[1]}_{index:05d}"
+            Image.fromarray(draw(scene)).save(folder / f"{name}.png", compress_level=1)
+            (folder / f"{name}.txt").write_text(draws.choice(captions(scene)) + "\n", encoding="utf-8")
+
+
 def _measured(path: Path, *, autoencoder: FluxAutoencoder, encoders: FluxTextEncoders) -> dict[str, object]:
     """Return what the models can do on captions that nothing was trained on."""
     transformer = load_transformer(path, device="cpu", dtype=torch.float32)
-    scenes, half = held_out_scenes(), HELD_OUT // 2
-    held_out = shelf_of(scenes, autoencoder=autoencoder, encoders=encoders, seed=5)
-    pictures = sample(transformer, held_out.conditioning, autoencoder=autoencoder)
+    scenes = held_out_scenes()
+    conditioning = conditioning_of(scenes, encoders)
+    pictures = [
+        sample(transformer, conditioning, autoencoder=autoencoder, seed=1 + number)
+        for number in range(MEASURED_ROUNDS)
+    ]
+    half = HELD_OUT // 2
+    found = {"all": slice(None), "seen_pairs": slice(half), "withheld_pairs": slice(half, None)}
     return {
         "reconstruction_db": round(held_out_psnr(autoencoder), 2),
-        "seen_pairs": rates(pictures[:half], scenes[:half]),
-        "withheld_pairs": rates(pictures[half:], scenes[half:]),
+        **{name: _rates(pictures, scenes, part) for name, part in found.items()},
     }
+
+
+def _rates(rounds: Sequence[Sequence], scenes: Sequence[Scene], part: slice) -> dict[str, float]:
+    drawn = [picture for pictures in rounds for picture in pictures[part]]
+    return rates(drawn, [*scenes[part]] * len(rounds))
+
+
+def _shipped(folder: Path) -> list[Path]:
+    files = [*folder.glob("*.safetensors"), *folder.glob("*_tokenizer/*")]
+    return sorted(files)
+
+
+def _write_hashes(folder: Path) -> None:
+    hashes = {
+        str(file.relative_to(folder).as_posix()): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in _shipped(folder)
+    }
+    (folder / "hashes.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 Axes: H W pixels. Coordinates of a shape are in units of its radius, x to the right and y down.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 
-Plane = NDArray[np.floating]
+from musubi_flux_dev.tiny_world.curios import CURIOS, Outline, Plane
+
 Rgb = tuple[int, int, int]
 
 COLOURS: Mapping[str, Rgb] = {
@@ -69,7 +69,8 @@ def coverage(thing: Thing, *, height: int, width: int) -> Float[np.ndarray, "H W
     radius = thing.radius * min(height, width)
     x = (np.arange(width) + 0.5 - thing.x * width) / radius
     y = (np.arange(height) + 0.5 - thing.y * height) / radius
-    distance = OUTLINES[thing.shape](x[None, :], y[:, None]) * radius
+    outline = OUTLINES[thing.shape] if thing.shape in OUTLINES else CURIOS[thing.shape]
+    distance = outline(x[None, :], y[:, None]) * radius
     return np.clip(0.5 - distance / EDGE, 0.0, 1.0)
 
 
@@ -101,7 +102,6 @@ def _hourglass(x: Plane, y: Plane) -> Plane:
     return np.maximum(np.abs(y) - 0.96, side)
 
 
-Outline = Callable[[Plane, Plane], Plane]
 SHAPES: Mapping[str, Outline] = {
     "circle": _circle,
     "square": _square,

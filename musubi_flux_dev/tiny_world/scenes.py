@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from musubi_flux_dev.tiny_world.captions import place, size
+from musubi_flux_dev.tiny_world.curios import CURIOS
 from musubi_flux_dev.tiny_world.drawing import BACKGROUNDS, COLOURS, NEW_WORD, SHAPES, Scene, Thing
 
 Pair = tuple[str, str]
@@ -64,6 +65,13 @@ def two_shapes(draws: random.Random, *, pairs: Sequence[Pair], size: tuple[int, 
         things.append(Thing(shape=shape, colour=colour, x=x, y=y, radius=radius))
     background = draws.choice([*BACKGROUNDS])
     return Scene(height=size[0], width=size[1], background=background, things=tuple(things))
+
+
+def curio_scenes(seed: int, count: int, *, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Scene]:
+    """Return scenes of one shape that has a made-up word for its name."""
+    draws = random.Random(seed)
+    pairs = [(colour, word) for colour in COLOURS for word in CURIOS]
+    return [one_shape(draws, pairs=pairs, size=draws.choice(sizes)) for _ in range(count)]
 
 
 def training_scenes(

@@ -25,7 +25,10 @@ WORDS = tuple(dict.fromkeys(word for word in (*WORLD_WORDS, *OTHER_WORDS) if wor
 PLACE_WORDS = ("left", "right", "top", "bottom", "centre", "small", "large", "above", "below")
 LOUD = frozenset([*COLOURS, *SHAPES, *BACKGROUNDS, *PLACE_WORDS])
 LOUDNESS, QUIETNESS = 1.5, 0.5
-"""Factors on the embeddings of words that say something, and of all that only joins them."""
+"""Factors on the embeddings of words that say something, and of all that only joins them.
+
+What is spelt is loud too: a word that is not in the vocabulary names something.
+"""
 
 WIDTH, LAYERS = 128, 2
 CLIP_POSITIONS, CLIP_MLP = 77, 256
@@ -64,9 +67,10 @@ def clip_weights(vocabulary: Mapping[str, int]) -> dict[str, Tensor]:
             **_linear(f"{layer}.self_attn.out_proj", WIDTH, WIDTH, gain=2.0),
         }
     tensors = draw(layout, dtype=torch.float32)
-    _raise_voices(
-        tensors[f"{start}embeddings.token_embedding.weight"], vocabulary, [w + WORD_END for w in LOUD]
-    )
+    known = {word + WORD_END for word in WORDS}
+    spelt = [piece for piece in vocabulary if piece.removesuffix(WORD_END).isalpha() and piece not in known]
+    loud = [*(word + WORD_END for word in LOUD), *spelt]
+    _raise_voices(tensors[f"{start}embeddings.token_embedding.weight"], vocabulary, loud)
     return {name: tensor.to(torch.float16) for name, tensor in tensors.items()}
 
 
@@ -96,7 +100,8 @@ def t5_weights(vocabulary: Mapping[str, int]) -> dict[str, Tensor]:
         }
     tensors = draw(layout, dtype=torch.float32)
     tensors["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = _glances()
-    _raise_voices(tensors["shared.weight"], vocabulary, [SPACE + word for word in LOUD])
+    loud = [*(SPACE + word for word in LOUD), *(piece for piece in vocabulary if piece.isalpha())]
+    _raise_voices(tensors["shared.weight"], vocabulary, loud)
     # The published file has the embedding twice.
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
     return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}

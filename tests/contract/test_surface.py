@@ -36,11 +36,13 @@ def test_the_members_of_the_contract():
         "blocks",
         "adapter_layout",
         "tiny",
+        "demo",
         "find_tokenizers",
         "memory",
         "scaled_linears",
         "linears_ahead",
         "fast_blocks",
+        "judges",
     }
     assert {"name", "conditioning", "takes_guidance", "training_shift", "sampling_sigmas"} <= set(
         names(Variant)
@@ -67,6 +69,7 @@ def test_the_programs_are_where_their_users_look_for_them():
         "flux_dev_cache_latents.py",
         "flux_dev_cache_text_encoder_outputs.py",
         "flux_dev_generate_image.py",
+        "evaluate.py",
     ):
         assert len((ROOT / name).read_text().splitlines()) <= 12
 

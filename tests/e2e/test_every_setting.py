@@ -136,6 +136,7 @@ ROWS = {
     "sample_every_n_steps": Row(1, FILES, beside=PROMPTS),
     "sample_every_n_epochs": Row(1, FILES, beside={**PROMPTS, "max_train_steps": 6}),
     "sample_at_first": Row(False, FILES, beside=PROMPTS),
+    "sample_strengths": Row([0.3], FILES, beside=PROMPTS),
     "validation_budget": Row(1.0, FILES, beside={"max_train_steps": 6}),
     "validate_every_n_steps": Row(1, FILES),
     "validate_every_n_epochs": Row(1, FILES, beside={"max_train_steps": 6}),
@@ -166,7 +167,7 @@ def place(tmp_path_factory):
     for name in ("max_train_steps", "output_dir"):
         del document[name]
     job.write_text(toml.dumps(document))
-    (place / "prompts.txt").write_text("a spot --w 32 --h 32 --s 1\n")
+    (place / "prompts.txt").write_text("a spot --w 64 --h 64 --s 1\n")
     (place / "pictures.toml").write_text("[[datasets]]\nimage_directory = 'x'\n")
     (place / "other").mkdir()
     for path in (place / "models").glob("*.safetensors"):

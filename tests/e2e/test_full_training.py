@@ -9,7 +9,7 @@ import pytest
 import torch
 from jobs import draw_pictures, launch_two, lora_bytes, losses, run, state_bytes, train, write_full_job
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dataset.buckets import Size
 from host import training
@@ -111,6 +111,17 @@ def test_the_file_says_what_it_is_and_nothing_of_a_lora(tmp_path):
     assert json.loads(header.metadata["musubi_flux_dev_settings"])["train_mode"] == "full"
     assert not [name for name in header.metadata if "network_module" in name or "network_dim" in name]
     assert str(tmp_path) not in json.dumps(dict(header.metadata))
+
+
+def test_what_the_bases_header_says_of_the_build_is_kept_and_what_it_says_of_a_run_is_not(tmp_path):
+    job = write_full_job(tmp_path, architecture="fd", max_train_steps=1, no_metadata=True)
+    (base,) = tmp_path.glob("models/flux1*.safetensors")
+    save_file(load_file(base), base, {"caption_tokens": "24", "ss_steps": "9", "modelspec.title": "old"})
+    assert train(job) == 0
+    metadata = read_header(tmp_path / "out" / "lora.safetensors").metadata
+    assert metadata["caption_tokens"] == "24"
+    assert "ss_steps" not in metadata
+    assert metadata["modelspec.title"] == "lora"
 
 
 def test_files_on_the_way_and_states_are_kept_as_the_settings_say(tmp_path):

@@ -10,8 +10,8 @@ from jobs import lora_bytes, losses, run, state_bytes, train, write_job
 from host import caching as latent_caching
 from host import saving, training
 from host.objective import Objective
-from host.observers import SampleObserver
 from host.rehearsal import largest_batch, may_run_out, rehearse_step
+from host.sample_observer import SampleObserver
 from host.sampling import Sampler
 
 SHORT = "Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 8 GiB of which 1.50 GiB is free."

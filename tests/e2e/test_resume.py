@@ -127,6 +127,6 @@ def test_samples_in_between_change_no_loss_and_no_byte_of_the_adapter(tmp_path):
     assert train(job) == 0
     assert losses(tmp_path / "samples") == plain[2]
     assert state_bytes(tmp_path / "samples")["trained.safetensors"] == plain[1]["trained.safetensors"]
-    names = sorted(path.name for path in (tmp_path / "samples" / "out" / "sample").iterdir())
+    names = {path.name for path in (tmp_path / "samples" / "out" / "sample").iterdir()}
     steps = ["000000", "000002", "000004", "000006", "000007"]
-    assert names == sorted(f"lora_{step}_{tail}.png" for step in steps for tail in ("00_3", "01_42"))
+    assert names > set(f"lora_{step}_{tail}.png" for step in steps for tail in ("00_3", "01_42"))

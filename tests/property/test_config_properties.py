@@ -141,6 +141,8 @@ def values_of(name):
         return st.floats(
             low, highest, exclude_min=facts.above is not None, allow_nan=False, allow_infinity=False
         )
+    if kind is tuple:
+        return st.lists(st.floats(low, facts.maximum), max_size=3).map(tuple)
     texts = TEXTS.filter(lambda text: (name, text) not in REFUSED_VALUES)
     return {bool: st.booleans(), str: texts, Path: PATHS, list: st.lists(TEXTS, max_size=3)}[kind]
 
@@ -220,7 +222,7 @@ def values_only(resolved):
 
 def _is_hard_for_a_variable(value):
     """Whether a shell would not keep it: no variable holds a NUL, and an empty one sets nothing."""
-    entries = value if isinstance(value, list) else [value]
+    entries = value if isinstance(value, list | tuple) else [value]
     return not entries or any("\0" in str(entry) for entry in entries)
 
 
@@ -236,5 +238,5 @@ def test_flags_and_a_file_say_the_same(tmp_path_factory, values):
 
 
 def _begins_with_dashes(value):
-    entries = value if isinstance(value, list) else [value]
+    entries = value if isinstance(value, list | tuple) else [value]
     return not entries or any(str(entry).startswith("--") for entry in entries)

@@ -70,3 +70,11 @@ def test_a_model_in_float32_takes_float32(tiny, tmp_path):
     frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS, mixed_precision="no")
     with_lora(frozen)
     assert velocity(frozen).dtype == torch.float32
+
+
+def test_under_autocast_torch_chooses_the_types_and_the_device_is_looked_at_still():
+    x = torch.zeros(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert watched()(x) is x
+        with pytest.raises(AssertionError, match="on meta; the block computes"):
+            watched()(x.to("meta"))

@@ -35,6 +35,7 @@ from host.values import UnusableValue, as_flag, as_toml, check_value, kind_of, r
             'network_args = ["a=1"]',
         ),
         ("network_args = [1]", "must hold texts only", 'network_args = ["1"]'),
+        ("sample_strengths = 0.5", "must be a list of numbers, and 0.5 is none", "sample_strengths = [0.5]"),
     ],
 )
 def test_a_value_that_only_looks_right_is_refused_with_the_line_to_paste(tmp_path, line, says, paste):
@@ -59,6 +60,9 @@ def test_a_value_that_only_looks_right_is_refused_with_the_line_to_paste(tmp_pat
         ('vae = ""', "is empty"),
         ("vae = 3", "must be a text, and 3 is none"),
         ("network_args = 3", "must be a list of texts, and 3 is none"),
+        ('sample_strengths = ["half"]', "not a number"),
+        ("sample_strengths = [true]", "must be a number, and true is none"),
+        ("sample_strengths = [0.5, 11]", "must be at least -10 and at most 10, and 11.0 is not"),
         ('seed = "many"', 'is the text "many", not a whole number'),
         ("output_name = [1]", "must be a text, and [1] is none"),
         ("seed = 1979-05-27", "must be a whole number, and 1979-05-27 is none"),
@@ -107,7 +111,15 @@ def test_a_windows_path_whose_backslashes_became_letters_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("annotation", "kind"),
-    [(int | None, int), (list[str], list), (Path | None, Path), (bool, bool), (float, float), (str, str)],
+    [
+        (int | None, int),
+        (list[str], list),
+        (tuple[float, ...], tuple),
+        (Path | None, Path),
+        (bool, bool),
+        (float, float),
+        (str, str),
+    ],
 )
 def test_a_setting_holds_what_its_annotation_says(annotation, kind):
     assert kind_of(annotation) is kind

@@ -17,6 +17,7 @@ from host.config import load_config
 from host.errors import ConfigError
 from host.foreign_words import FOREIGN_WORDS
 from host.processes import Processes
+from host.prompt_words import FLAGS, KEYS
 from host.prompts import read_prompts
 from host.registry import find_architecture
 from host.results import StartKind, decide_start
@@ -40,8 +41,11 @@ WORDS_OF_OTHERS = {
 }
 """Names of other programs, and what is deliberately left out."""
 
-FLAGS_BESIDE_SETTINGS = {"lora_weight", "lora_multiplier", "prompt", "from_file", "save_path", "name"}
-"""Those of the program that draws pictures, and the word that stands for any flag."""
+FLAGS_BESIDE_SETTINGS = {
+    *("lora_weight", "lora_multiplier", "prompt", "from_file", "save_path", "name"),
+    *("lora", "strengths", "seeds", "concept"),
+}
+"""Those of the programs that draw and compare pictures, and the word that stands for any flag."""
 
 USERS_OWN = {"job.toml", "cache_latents.py", "cache_text_encoder_outputs.py", "__init__.py", "musubi_mymodel"}
 """What the reader makes, or what any package has."""
@@ -91,7 +95,7 @@ def test_every_setting_flag_and_name_on_a_page_is_one_of_ours(page):
         if assignment := ASSIGNMENT.fullmatch(span):
             known = assignment[1] in settings | source
         elif flag := FLAG.fullmatch(span):
-            known = flag[1].removeprefix("no_") in settings | FLAGS_BESIDE_SETTINGS
+            known = flag[1].removeprefix("no_") in settings | FLAGS_BESIDE_SETTINGS | set(FLAGS)
         elif NAME.fullmatch(span):
             known = span in settings | source | WORDS_OF_OTHERS | USERS_OWN
         else:
@@ -193,10 +197,17 @@ def test_the_keys_of_the_dataset_page_are_those_of_the_dataset():
     assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == {*SHARED_RULES, *OWN_RULES}
 
 
+def test_the_table_of_prompt_flags_is_complete():
+    text = (ROOT / "docs" / "samples.md").read_text(encoding="utf-8").partition("## Prompt files")[2]
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`--(\w+)`", rows)) == set(FLAGS)
+    assert set(re.findall(r"`([a-z_]+)`", rows)) == {*KEYS, "bucket_step"}
+
+
 def test_a_founding_line_is_open_exactly_when_something_of_it_is_not_yet_there():
     text = (ROOT / "docs" / "founding_lines.md").read_text(encoding="utf-8")
     lines = re.findall(r"^- \[(.)\] (\d{3}-\d\d) (.+)", text, flags=re.MULTILINE)
-    assert len({number for _, number, _ in lines}) == len(lines) == 172
+    assert len({number for _, number, _ in lines}) == len(lines) == 175
     assert [number for box, number, said in lines if (box == " ") != ("not yet" in said)] == []
     assert [number for _, number, said in lines if "`" not in said and "not yet" not in said] == []
 

@@ -1,0 +1,25 @@
+"""The small model that a plugin brings along, written where ``tiny_directory`` says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from host.architecture import Architecture
+from host.config import Config
+from host.logs import Screen
+from host.processes import Processes
+
+
+def write_embedded(architecture: Architecture, folder: Path) -> Mapping[str, Path]:
+    """Let the plugin write its demo, or else its tiny instance; return setting name -> path."""
+    return (architecture.demo or architecture.tiny)(folder)
+
+
+def make_embedded(config: Config, processes: Processes, screen: Screen) -> None:
+    """Write what ``tiny_directory`` asks for, before anything is looked at; one of several processes does."""
+    folder = config.settings.model.tiny_directory
+    if folder is None:
+        return
+    if processes.is_main:
+        write_embedded(config.architecture, folder)
+        screen.say("tiny", f"a small {config.architecture.full_name} and pictures in {folder}")
+    processes.wait()
