@@ -96,19 +96,28 @@ def _said(said: Sequence[Mapping[str, str]], *, kind: str) -> str:
 def _samples(samples: Mapping[str, Any], show: Pictures) -> str:
     if not samples["rows"]:
         return ""
+    columns = samples["columns"]
+    by_step = [place for place, one in enumerate(columns) if one["strength"] in (0, 1)]
+    last = max(one["step"] for one in columns)
+    by_strength = [place for place, one in enumerate(columns) if one["step"] == last > 0]
+    parts = _grid(samples, {place: columns[place]["label"] for place in by_step}, show)
+    if len(by_strength) > 1:
+        labels = {place: f"strength {columns[place]['strength']:g}" for place in by_strength}
+        parts += f"<h3>Strengths, after step {last:,}</h3>" + _grid(samples, labels, show)
+    return parts + paragraph(f"{samples['left_out']}." if samples["left_out"] else "", look="soft")
+
+
+def _grid(samples: Mapping[str, Any], labels: Mapping[int, str], show: Pictures) -> str:
+    """Return prompts by columns; ``labels`` maps a place among all columns to the words below its pictures."""
     cells: list[str] = []
     for row in samples["rows"]:
         cells.append(paragraph(row["prompt"] or "(empty prompt)"))
-        for column, path in zip(samples["columns"], row["pictures"], strict=True):
-            label = escape(column["label"])
-            alt = escape(f"{row['prompt']}, {column['label']}")
-            uri = show(path) if path else ""
+        for place, label in labels.items():
+            uri = show(row["pictures"][place]) if row["pictures"][place] else ""
+            alt = escape(f"{row['prompt']}, {label}")
             picture = f'<img alt="{alt}" src="{uri}">' if uri else '<div class="none"></div>'
-            cells.append(f"<figure>{picture}<figcaption>{label}</figcaption></figure>")
-    count = len(samples["columns"])
-    return f'<div class="samples" style="--columns:{count}">{"".join(cells)}</div>' + paragraph(
-        f"{samples['left_out']}." if samples["left_out"] else "", look="soft"
-    )
+            cells.append(f"<figure>{picture}<figcaption>{escape(label)}</figcaption></figure>")
+    return f'<div class="samples" style="--columns:{len(labels)}">{"".join(cells)}</div>'
 
 
 def _loss(loss: Mapping[str, Any]) -> str:

@@ -76,7 +76,10 @@ def test_curves_are_those_of_log_and_validation(place):
 
 def test_samples_are_prompts_by_steps_and_the_base_comes_first(place):
     samples = reported(place)["samples"]
-    assert [column["label"] for column in samples["columns"]] == ["base model", "step 3", "step 6"]
+    plain = [column["label"] for column in samples["columns"] if column["strength"] in (0, 1)]
+    assert plain == ["base model", "step 3", "step 6"]
+    last = [column["strength"] for column in samples["columns"] if column["step"] == 6]
+    assert last == [0.5, 0.8, 1.0, 1.2]
     assert [row["prompt"] for row in samples["rows"]] == ["a spot", 'a <b>bold</b> "spot"']
     for row in samples["rows"]:
         for name in row["pictures"]:
@@ -141,7 +144,7 @@ def test_the_record_names_program_packages_machine_pictures_and_files(place):
 def test_the_page_carries_its_pictures_and_loads_nothing(place):
     content = page(place)
     sources = re.findall(r'src="([^"]*)"', content)
-    assert len(sources) == 6 + 5
+    assert len(sources) == 2 * (3 + 4) + 5
     assert all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"<script|<link|@import|https?://|url\(", content)
     assert "<b>bold</b>" not in content
@@ -188,7 +191,7 @@ def test_a_run_that_is_stopped_has_a_report_on_what_there_is(tmp_path, monkeypat
     assert (found["run"]["finished"], found["run"]["resumed_at"]) == (True, 4)
     assert found["loss"]["steps"] == [1, 2, 3, 4, 5, 6]
     assert sum(row["samples"] for row in found["pictures"]["rows"]) == SAMPLES
-    assert [column["step"] for column in found["samples"]["columns"]] == [0, 3, 6]
+    assert {column["step"] for column in found["samples"]["columns"]} == {0, 3, 6}
 
 
 def test_factors_and_frozen_weights_are_walked_over_once_at_the_end(tmp_path, monkeypatch):
@@ -242,7 +245,7 @@ def test_samples_of_an_earlier_run_of_the_name_are_not_shown(tmp_path):
     old = folder / "lora_000002_00_42.png"
     Image.new("RGB", (8, 8)).save(old)
     assert train(job) == 0
-    assert [column["step"] for column in reported(tmp_path)["samples"]["columns"]] == [0, 3, 6]
+    assert {column["step"] for column in reported(tmp_path)["samples"]["columns"]} == {0, 3, 6}
 
 
 def test_a_training_picture_that_is_gone_at_the_end_costs_its_thumbnail_only(tmp_path, monkeypatch):

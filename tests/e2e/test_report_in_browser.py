@@ -48,7 +48,7 @@ def page(tmp_path_factory):
 def test_the_page_is_whole_silent_and_as_wide_as_the_window(browser, page, width, dark):
     browser.forget()
     browser.show(page, width=width, dark=dark)
-    assert browser.value("document.images.length") == 2 * 9 + 5
+    assert browser.value("document.images.length") == 2 * (9 + 4) + 5
     assert browser.value(MISSING) == 0
     assert browser.console() == []
     asked = browser.requests()
