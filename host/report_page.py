@@ -108,7 +108,7 @@ def _samples(samples: Mapping[str, Any], show: Pictures) -> str:
 
 
 def _grid(samples: Mapping[str, Any], labels: Mapping[int, str], show: Pictures) -> str:
-    """Return prompts by columns; ``labels`` maps a place among all columns to the words below its pictures."""
+    """Return prompts by columns; ``labels``: place among all columns -> the words below its pictures."""
     cells: list[str] = []
     for row in samples["rows"]:
         cells.append(paragraph(row["prompt"] or "(empty prompt)"))
