@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dataset.buckets import Size, scale_to_cover
-from dataset.cache import content_hash, judge
+from dataset.cache import judge
 from dataset.config import DatasetConfig, parse_datasets
 from dataset.folders import counted
 from dataset.images import fit_to_bucket
@@ -35,6 +35,7 @@ from host.plan import TrainingPlan
 from host.prepare import ModelSettings
 from host.processes import Processes
 from host.prompts import SamplePrompt, read_prompts
+from host.record_contents import known_content
 from host.regularisation import check_regularisation, regularisation_notes
 from host.schedulers import check_schedule
 from host.setting import path_roles
@@ -75,7 +76,7 @@ class Data:
         sizes = [dataset.batch_size for dataset in self.datasets]
         rows = [
             [
-                content_hash(item.image_path),
+                known_content(item.image_path),
                 item.key,
                 [[caption.text, caption.share] for caption in item.captions],
                 item.caption_dropout_every_n_epochs,
@@ -84,7 +85,7 @@ class Data:
                 item.repeats,
                 item.flip,
                 item.is_reg,
-                item.mask_path and [content_hash(item.mask_path), item.unmasked_weight],
+                item.mask_path and [known_content(item.mask_path), item.unmasked_weight],
                 sizes[item.dataset],
                 *(["held out"] if item.held_out else []),
             ]

@@ -26,6 +26,8 @@ from host.prepare import ModelSettings
 from host.presets import Presets, read_presets
 from host.reading import Reading
 from host.registry import find_architecture
+from host.replay_record import Recorded, read_recorded
+from host.replay_words import misplaced_beside_replay
 from host.setting import facts_of
 from host.settings import (
     GROUPS,
@@ -57,7 +59,7 @@ class Config:
     settings: RunSettings
     architecture: Architecture
     origins: Mapping[str, str]
-    """Setting -> ``default``, ``preset fast``, ``file``, ``environment``, ``flag`` or
+    """Setting -> ``default``, ``preset fast``, ``file``, ``record``, ``environment``, ``flag`` or
     ``alias clip_l (file)``."""
     given: Mapping[str, Given]
     """Setting -> what the user wrote for it, where something was written."""
@@ -68,6 +70,8 @@ class Config:
     source: Path | None
     """The training file."""
     check_only: bool
+    replayed: Recorded | None = None
+    """The recorded run that is done again."""
 
     @property
     def dataset_document(self) -> Mapping[str, Any] | None:
@@ -91,9 +95,10 @@ class _Words:
 
     flags: Flags
     training: TomlSource | None
+    replayed: Recorded | None
     presets: Presets
     own: tuple[Sequence[Given], ...]
-    """Training file, environment, flags."""
+    """Training file or record, environment, flags."""
     problems: Sequence[Problem]
 
     @property
@@ -127,6 +132,9 @@ def _load(argv: Sequence[str], prog: str, environment: Mapping[str, str]) -> Con
         reading.problems.append(_config_file_unclear(prog))
     for layer in words.layers:
         reading.take(layer)
+    if words.replayed is not None:
+        reading.problems += misplaced_beside_replay(words.flags, words.own[1:], reading, prog=prog)
+        _refuse_other_architecture(words.replayed, architecture)
     pictures = _pictures(words.training, reading)
     values = complete_values(reading)
     left_out = leave_out_idle_presets(reading, values)
@@ -143,6 +151,7 @@ def _load(argv: Sequence[str], prog: str, environment: Mapping[str, str]) -> Con
         pictures=pictures,
         source=words.training.path if words.training else None,
         check_only=words.flags.check_only,
+        replayed=words.replayed,
     )
 
 
@@ -150,14 +159,36 @@ def _words(argv: Sequence[str], environment: Mapping[str, str], *, plugin_settin
     kinds = _known_kinds(plugin_settings)
     flags = read_flags(argv, kinds)
     variables, problems = read_environment(environment, kinds)
-    training = read_training_file(flags.config_file) if flags.config_file is not None else None
+    replayed = read_recorded(Path(os.path.expanduser(flags.replay))) if flags.replay is not None else None
+    training = replayed.source if replayed else None
+    if flags.config_file is not None and replayed is None:
+        training = read_training_file(flags.config_file)
     if training is not None:
         problems += nested_sections(training)
         if all(given.name == "dataset_config" for given in flags.given):
             problems += only_a_dataset(training)
-    in_file = list(given_in(training, origin="file")) if training is not None else []
+    in_file = (
+        list(given_in(training, origin="record" if replayed else "file")) if training is not None else []
+    )
     own = (in_file, variables, flags.given)
-    return _Words(flags=flags, training=training, presets=read_presets(own), own=own, problems=problems)
+    return _Words(
+        flags=flags,
+        training=training,
+        replayed=replayed,
+        presets=read_presets(own),
+        own=own,
+        problems=problems,
+    )
+
+
+def _refuse_other_architecture(replayed: Recorded, architecture: Architecture) -> None:
+    if replayed.architecture != architecture.full_name:
+        raise ConfigError.of(
+            f"{replayed.path} is the record of a run of {replayed.architecture}; "
+            f"the architecture that it names is {architecture.full_name} here.",
+            "Install the architecture that the run was made with.",
+            setting="architecture",
+        )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ line that it stands in and the line to paste. `--check` checks everything and st
 | the default | nothing | `default` |
 | a preset | `preset = "fast"`, or several: `preset = ["final", "24gb"]`, the last first | `preset fast` |
 | the training file | `learning_rate = 2e-4` | `file` |
+| the record of a run that is done again, in place of a file | `--replay lora_report.json` | `record` |
 | the environment | `MUSUBI_LEARNING_RATE=2e-4`; true or false for a switch | `environment` |
 | the command line | `--learning_rate 2e-4`; `--split_attn` or `--no_split_attn` for a switch | `flag` |
 

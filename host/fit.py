@@ -44,6 +44,17 @@ class FitSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SampleLoss:
+    """What one sample of a step cost."""
+
+    picture: str
+    """Dataset, counted from 0, and name."""
+    sigma: float
+    loss: float
+    """Weighted, as it was trained."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """What one optimizer step did."""
@@ -63,6 +74,8 @@ class StepReport:
     """Shape of the latents, so that speeds are compared with their like."""
     phases_before: Mapping[str, float]
     """Phase -> seconds, of the step before; empty for the first step. See ``host.step_clock``."""
+    samples: Sequence[SampleLoss] = ()
+    """Those of all processes, in the order of their positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +102,11 @@ class Loop:
         with at_work_on(f"reading step {number + 1}"):
             staged = [self.stage(plan, micro) for micro in share]
             on_gpu = self.processes.device.type == "cuda"
-            return Inputs(plan=plan, micro_batches=[one.pinned() for one in staged] if on_gpu else staged)
+            return Inputs(
+                plan=plan,
+                micro_batches=[one.pinned() for one in staged] if on_gpu else staged,
+                places=[slice(micro.positions[0], micro.positions[-1] + 1) for micro in share],
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +115,8 @@ class Inputs:
 
     plan: StepPlan
     micro_batches: Sequence[Staged]
+    places: Sequence[slice]
+    """Where the samples of each micro-batch stand in the step's global batch."""
 
     @property
     def size(self) -> str:
@@ -141,23 +160,27 @@ def _one_step(loop: Loop, inputs: Inputs, stopping: Callable[[], bool]) -> tuple
     for group in loop.optimizer.param_groups:
         group["lr"] = rate
     total = torch.zeros((), device=loop.processes.device)
-    for staged in inputs.micro_batches:
+    samples = torch.zeros(2, plan.sample_count, device=loop.processes.device)
+    for staged, place in zip(inputs.micro_batches, inputs.places, strict=True):
         there = staged.on(loop.processes.device)
         clock.lap("copies")
-        loss = loop.losses(there).sum() / plan.sample_count
+        losses = loop.losses(there)
+        loss = losses.sum() / plan.sample_count
         clock.lap("forward")
         loss.backward()
         total += loss.detach()
+        samples[0, place], samples[1, place] = there.sigma, losses.detach()
         clock.lap("backward")
     for parameter in loop.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in loop.parameters if parameter.grad is not None]
     votes = torch.full_like(total, float(loop.processes.world > 1 and stopping()))
-    loop.processes.add_up([total, votes, *gradients])
+    loop.processes.add_up([total, votes, samples, *gradients])
     norm = torch.nn.utils.get_total_norm(gradients)
     # The one moment in a step when the program waits for the device.
-    loss_read, norm_read, votes_read = torch.stack([total, norm, votes]).tolist()
+    read = torch.cat([torch.stack([total, norm, votes]), samples.flatten()]).tolist()
+    loss_read, norm_read, votes_read = read[:3]
     _refuse_not_finite(loop, plan, loss=loss_read, norm=norm_read)
     if loop.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(loop.parameters, loop.max_grad_norm, norm)
@@ -175,8 +198,19 @@ def _one_step(loop: Loop, inputs: Inputs, stopping: Callable[[], bool]) -> tuple
         seconds=seconds,
         size=inputs.size,
         phases_before=phases_before,
+        samples=_samples(loop.plan, plan, read[3:]),
     )
     return report, votes_read > 0
+
+
+def _samples(run: TrainingPlan, plan: StepPlan, read: Sequence[float]) -> list[SampleLoss]:
+    """Return what ``read``, first the sigmas and then the losses, says of each sample of a step."""
+    pictures = [
+        f"{run.items[index].dataset}/{run.items[index].key}"
+        for micro in plan.micro_batches
+        for index in micro.indices
+    ]
+    return [*map(SampleLoss, pictures, read[: len(pictures)], read[len(pictures) :])]
 
 
 class NotFiniteError(ArithmeticError):

@@ -25,6 +25,8 @@ class Flags:
     given: list[Given] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     config_file: str | None = None
+    replay: str | None = None
+    """The record of a run that is to be done again."""
     check_only: bool = False
     asks_for_help: bool = False
 
@@ -106,6 +108,8 @@ def _keep(flags: Flags, name: str, *, raw: object, excerpt: str) -> None:
         flags.asks_for_help = bool(raw)
     elif name == "check":
         flags.check_only = bool(raw)
+    elif name == "replay":
+        flags.replay = str(raw)
     elif name == "config_file":
         _take_config_file(flags, str(raw))
     else:
@@ -139,6 +143,7 @@ def help_parser(prog: str, groups: Mapping[str, type]) -> argparse.ArgumentParse
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file; .toml may be left out")
     parser.add_argument("--config_file", metavar="CONFIG", help="the same, as a flag")
+    parser.add_argument("--replay", metavar="RECORD", help="do the run of a report (its .json) again")
     parser.add_argument("--check", action="store_true", help="check everything that can be checked, and stop")
     for group in groups.values():
         section = parser.add_argument_group((group.__doc__ or group.__name__).splitlines()[0].rstrip("."))

@@ -20,6 +20,9 @@ from host.setting import setting, setting_is
 HEARTBEAT_SECONDS = 8.0
 """A sign of life comes at least every ten seconds."""
 
+KEPT = ("warning", "note")
+"""Phases whose lines a report on the run repeats."""
+
 T = TypeVar("T")
 
 
@@ -49,9 +52,13 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.kept: list[tuple[str, str]] = []
+        """Phase and text of the lines that a report repeats."""
 
     def say(self, phase: str, text: str) -> None:
         """Print one line: what a phase does or found."""
+        if phase in KEPT:
+            self.kept.append((phase, text))
         if self.quiet:
             return
         line = f"{phase:<9} {text}"

@@ -47,7 +47,8 @@ def _kind(module_path: str) -> str:
     return module_path.partition(".")[0]
 
 
-def _block(module_path: str) -> str:
+def block_of(module_path: str) -> str:
+    """Return the block that a module belongs to, told from its path: ``single_blocks.3``."""
     first, _, rest = module_path.partition(".")
     number = rest.partition(".")[0]
     return f"{first}.{number}" if number.isdigit() else first
@@ -56,13 +57,13 @@ def _block(module_path: str) -> str:
 def _norms(factors: Mapping[str, Factors]) -> dict[str, float]:
     """Return block -> norm of its modules' changes together, and of all."""
     squares: dict[str, float] = {}
-    for module_path, pair in sorted(factors.items(), key=lambda item: _in_order(item[0])):
-        block = _block(module_path)
+    for module_path, pair in sorted(factors.items(), key=lambda item: in_order(item[0])):
+        block = block_of(module_path)
         squares[block] = squares.get(block, 0.0) + change_norm(pair) ** 2
     return {name: math.sqrt(square) for name, square in {**squares, "all": sum(squares.values())}.items()}
 
 
-def _in_order(module_path: str) -> list[tuple[int, str]]:
+def in_order(module_path: str) -> list[tuple[int, str]]:
     """Sort key with which block 10 follows block 9."""
     return [(int(word), "") if word.isdigit() else (-1, word) for word in module_path.split(".")]
 

@@ -12,6 +12,7 @@ from host.memory_model import Placed, saving_bytes
 from host.model_files import ModelFiles, unfit_lora
 from host.outputs import OutputSettings
 from host.prepare import adapter_summary, attach_adapter, check_network
+from host.report_change import block_changes
 from host.saving import LoraFiles, check_format, verify_finished
 from host.settings import RunSettings
 from host.sizes import AdaptedLinear, adapted_linears, lora_bytes
@@ -95,6 +96,7 @@ def begin_lora(base: Base) -> Trained:
         header=_header(base, adapter),
         write=partial(_write, files),
         caption=lambda step, strength: {"LoRA": name, "Step": str(step), "LoRA strength": f"{strength:g}"},
+        changes=partial(block_changes, adapter),
     )
 
 

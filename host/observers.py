@@ -73,6 +73,9 @@ class ProgressObserver:
                 seconds=round(report.seconds, 4),
                 phases_before=phases,
                 memory=dict(owners),
+                samples=[
+                    [one.picture, round(one.sigma, 4), float(f"{one.loss:.6g}")] for one in report.samples
+                ],
             )
         values = {
             "loss/current": report.loss,

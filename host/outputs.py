@@ -58,6 +58,9 @@ class OutputSettings:
         used_when=SEVERAL_STATES,
     )
     resume: str | None = setting(None, help="A state folder, or latest.", in_metadata=False)
+    report: bool = setting(
+        True, help="At the end write a page on the run, and a record to replay it from.", in_metadata=False
+    )
     no_metadata: bool = setting(
         False, help="Keep the settings out of the saved file's header.", in_metadata=False
     )

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.cache import content_hash
 from host.atomic import remove_all, write_json
@@ -30,6 +31,14 @@ class StartKind(Enum):
     FINISHED = "finished"
 
 
+class ReportPaths(NamedTuple):
+    """The three files of a report."""
+
+    page: Path
+    document: Path
+    local: Path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """How this start goes on from what is there."""
@@ -47,6 +56,12 @@ def record_path(output: OutputSettings) -> Path:
 def final_path(output: OutputSettings) -> Path:
     """Where the finished LoRA lies."""
     return output.output_dir / f"{output.output_name}.safetensors"
+
+
+def report_paths(output: OutputSettings) -> ReportPaths:
+    """Where the report on the run lies, and the record that is not to be passed on."""
+    ends = ("_report.html", "_report.json", "_record_local.json")
+    return ReportPaths(*(output.output_dir / f"{output.output_name}{end}" for end in ends))
 
 
 def write_record(output: OutputSettings, *, progress: Progress, finished: bool) -> None:
@@ -100,6 +115,7 @@ def clear(output: OutputSettings) -> None:
             folder / f"{name}.jsonl",
             validation_path(folder, name),
             record_path(output),
+            *report_paths(output),
         ]
     )
 

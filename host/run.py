@@ -24,6 +24,7 @@ from host.placing import placing
 from host.processes import Processes, join_processes
 from host.quantized_copy import tidy_copies
 from host.remedies import circumstances, remedy
+from host.report import Beginning, note_beginning, replay_lines, replay_outcome, report_on
 from host.results import (
     Start,
     StartKind,
@@ -71,10 +72,13 @@ def train(argv: Sequence[str]) -> str:
     if processes.is_main:
         _report_on_pictures(job, screen)
     _remember(job, processes)
+    beginning = note_beginning(job, progress, processes=processes, argv=argv, state=start.state)
+    for line in replay_lines(job, beginning):
+        screen.say("replay", line)
     if config.check_only:
         return "CHECKED: nothing stands in the way"
     if start.kind is StartKind.FINISHED:
-        return _verify_again(job, screen)
+        return _verify_again(job, beginning, screen)
     conditioning = _prepare_caches(job, processes, screen, stopping)
     found = circumstances(job.config, job.files, device_type=processes.device.type)
     with during("loading", remedy=remedy("loading", found)):
@@ -88,8 +92,8 @@ def train(argv: Sequence[str]) -> str:
     _make_way(training, start)
     done = run_training(training, start, conditioning=conditioning)
     if done < job.plan.total_steps:
-        return _stop(training, done)
-    return _finish(training)
+        return _stop(training, beginning, done)
+    return _finish(training, beginning)
 
 
 def cache_latents_only(argv: Sequence[str]) -> str:
@@ -264,17 +268,18 @@ def _prompt_entries(data: Data) -> list[TextEntry]:
     )
 
 
-def _stop(training: Training, done: int) -> str:
+def _stop(training: Training, beginning: Beginning, done: int) -> str:
     """Save what is trained, and the state, of a run that was asked to stop, and say so."""
     saver = training.saver
     if training.processes.is_main:
-        epoch = training.job.plan.step(done - 1).epoch + 1
-        saver.save(saver.step_path(done), step=done, epoch=epoch)
+        epoch, path = training.job.plan.step(done - 1).epoch + 1, saver.step_path(done)
+        found = saver.save(path, step=done, epoch=epoch)
         save_training_state(training, done)
+        report_on(training, beginning, path=path, steps=done, verified=found)
     raise StoppedByUser(f"at step {done}, {saver.noun} and state saved; go on with  --resume latest")
 
 
-def _finish(training: Training) -> str:
+def _finish(training: Training, beginning: Beginning) -> str:
     """Save and verify what was trained."""
     job, saver, screen = training.job, training.saver, training.screen
     output = job.settings.output
@@ -288,11 +293,14 @@ def _finish(training: Training) -> str:
             save_training_state(training, steps, final=True)
             prune_states(output)
         write_record(output, progress=replace(training.progress, step=steps), finished=True)
+        report_on(training, beginning, path=path, steps=steps, verified=found)
+        for line in replay_outcome(job, beginning, path):
+            screen.say("replay", line)
     training.processes.wait()
     return f"FINISHED {path}"
 
 
-def _verify_again(job: Job, screen: Screen) -> str:
+def _verify_again(job: Job, beginning: Beginning, screen: Screen) -> str:
     """The run is finished already: look at its file once more."""
     path = final_path(job.settings.output)
     if not is_as_it_was_finished(job.settings.output):
@@ -302,4 +310,6 @@ def _verify_again(job: Job, screen: Screen) -> str:
         )
     found = mode_of(job.settings).verify_finished(path, job.config.architecture, job.files)
     screen.say("verify", f"finished before with the same settings; {found}")
+    for line in replay_outcome(job, beginning, path):
+        screen.say("replay", line)
     return f"FINISHED {path}"

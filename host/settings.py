@@ -37,7 +37,7 @@ GROUPS: Mapping[str, type] = {
     "log": LogSettings,
     "data": DataSettings,
 }
-CONTROL_WORDS: Mapping[str, type] = {"config_file": str, "check": bool, "help": bool}
+CONTROL_WORDS: Mapping[str, type] = {"config_file": str, "replay": str, "check": bool, "help": bool}
 """Flags that say how the program is called; no setting may have such a name."""
 
 

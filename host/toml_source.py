@@ -61,7 +61,11 @@ class TomlSource:
 
 def read_toml(path: Path) -> TomlSource:
     """Return the file ``path``; raises ``ProblemsFound`` when it cannot be read as TOML."""
-    text = _read_text(path).replace("\r\n", "\n")
+    return source_of(_read_text(path).replace("\r\n", "\n"), path)
+
+
+def source_of(text: str, path: Path) -> TomlSource:
+    """Return what ``text`` holds as TOML; ``path`` is where it is said to stand."""
     try:
         document = tomllib.loads(f"{text}\n")
     except tomllib.TOMLDecodeError as error:

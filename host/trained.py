@@ -17,8 +17,10 @@ from host.errors import Problem
 from host.memory_model import Placed
 from host.model_files import ModelFiles
 from host.outputs import OutputSettings
+from host.report_change import BlockChange
 from host.settings import RunSettings
 from host.sizes import TrainedTensor
+from host.streaming import Streamer
 
 
 @runtime_checkable
@@ -77,6 +79,15 @@ class Write(Protocol):
         ...
 
 
+@runtime_checkable
+class Changes(Protocol):
+    """How much was changed, block by block."""
+
+    def __call__(self, *, blocks: Sequence[str], streamer: Streamer | None) -> list[BlockChange]:
+        """Return the change of each of ``blocks`` that is trained; ``streamer`` has what lies elsewhere."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """The live numbers, and how they become a file."""
@@ -89,6 +100,8 @@ class Trained:
     write: Write
     caption: Callable[[int, float], Mapping[str, str]]
     """(step, strength) -> what a sample picture says of the weights it was drawn with."""
+    changes: Changes | None = None
+    """None where the base is not there any more to compare with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,7 @@ ROWS = {
     "save_state_on_train_end": Row(True, FILES),
     "save_last_n_state": Row(1, FILES, beside=STATES),
     "resume": Row("latest", REFUSED),
+    "report": Row(False, FILES),
     "no_metadata": Row(True, "ss_steps"),
     "training_comment": Row("a remark", "ss_training_comment"),
     "metadata_title": Row("a title", "modelspec.title"),

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from host import training
+from host.report_losses import read_log
 from host.sampling import Sampler
 
 
@@ -47,6 +48,16 @@ def test_two_processes_of_batch_one_are_one_process_with_accumulation_two(tmp_pa
     launched = launch_two(job)
     assert launched.returncode == 0, launched.stdout + launched.stderr
     assert launched.stdout.count("FINISHED") == 1
+    assert launched.stdout.count("_report.html") == 1
+    seen = [
+        [
+            [(picture, sigma) for picture, sigma, _ in entry["samples"]]
+            for entry in read_log(tmp_path / folder / "out" / "lora.jsonl")
+        ]
+        for folder in ("one", "two")
+    ]
+    assert seen[0] == seen[1]
+    assert {len(step) for step in seen[0]} == {1, 2}
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     # Only the order of a float32 sum of two differs.
     assert torch.tensor(one).sub(torch.tensor(two)).abs().max() < 1e-6
@@ -153,7 +164,7 @@ def test_saves_come_at_steps_and_epochs_and_only_the_last_n_stay(tmp_path):
     names = sorted(
         path.name
         for path in (tmp_path / "out").iterdir()
-        if not path.name.endswith((".toml", ".json", ".jsonl", "_dataset.png"))
+        if not path.name.endswith((".toml", ".json", ".jsonl", ".html", "_dataset.png"))
     )
     # Four batches an epoch: epochs end at steps 4 and 8.
     assert names == [

@@ -152,6 +152,23 @@ def test_batches_for_a_gpu_are_pinned_where_they_are_made(monkeypatch):
         assert [one.sigma.tolist() for one in made.make_inputs(0).micro_batches] == [[sigma], [sigma]]
 
 
+def test_every_sample_of_a_step_is_told_with_its_noise_level_and_its_own_loss():
+    made, _ = loop(batch_size=2, accumulation=2)
+    stage = made.stage
+
+    def with_sigmas(plan, micro):
+        return replace(stage(plan, micro), sigma=torch.tensor(micro.indices) / 10)
+
+    _, (report,) = run(
+        replace(made, stage=with_sigmas, losses=lambda staged: made.losses(staged) + staged.sigma)
+    )
+    assert sorted(one.picture for one in report.samples) == [f"0/picture_{number}" for number in range(4)]
+    for one in report.samples:
+        assert one.sigma == pytest.approx(int(one.picture[-1]) / 10)
+        assert one.loss == pytest.approx(one.sigma)
+    assert report.loss == pytest.approx(sum(one.loss for one in report.samples) / 4)
+
+
 def test_inputs_are_made_ahead_in_another_thread_the_same_in_every_order():
     made, _ = loop(accumulation=2)
     seen = []
