@@ -28,7 +28,7 @@ HELD_OUT = 96
 """Captions, half of them of withheld pairs."""
 CONCEPT_SIZES = ((64, 64),) * 8 + ((64, 96), (96, 64)) * 2
 """Height and width in pixels of the pictures that a LoRA learns the new concept from."""
-KNOWN_PICTURES = 48
+KNOWN_PICTURES = 192
 
 
 def withheld_pairs() -> frozenset[Pair]:
