@@ -100,6 +100,15 @@ def test_a_changed_seed_makes_resuming_impossible_and_a_changed_rate_is_applied(
     assert notes == ["learning_rate: 0.1 -> 0.0001 from here on"]
 
 
+def test_what_is_trained_may_not_change_on_resume():
+    old, now = (replace(NOW, settings={**NOW.settings, "train_mode": mode}) for mode in ("lora", "full"))
+    problems, notes = compare(old, now=now)
+    assert [problem.what for problem in problems] == [
+        "This run was begun with train_mode = lora; the configuration now says full."
+    ]
+    assert notes == []
+
+
 @pytest.mark.parametrize("change", [{"dataset": "other"}, {"files": {"dit": "x"}}, {"processes": 2}])
 def test_other_pictures_other_files_or_more_processes_make_resuming_impossible(change):
     problems, _ = compare(replace(NOW, **change), now=NOW)
