@@ -34,13 +34,16 @@ ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "toml" / "flux_dev_tiny.toml"
 PROMPTS, PROMPT_SEED = 16, 78
 """Of the new shape, and as many of what the base model knows."""
+SEEDS = 2
+"""Pictures of each prompt."""
 FLAGS = "--w 64 --h 64 --s 12 --g 3.5"
 STRENGTHS = (0.6, 1.0)
+ASKED = ("colour", "shape", "place", "background")
 SMOOTHED = 50
 """The final loss is the mean of so many steps."""
 HEADINGS = (
-    "variant", "new right", "old right", "new at 0.6", "old at 0.6", "drift", "loss", "validation",
-    "highest gradient", "s/step", "how it ended",
+    "variant", "new right", "its colour, shape, place, background", "old right", "new at 0.6", "old at 0.6",
+    "drift", "loss", "validation", "highest gradient", "s/step", "how it ended",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -154,7 +157,7 @@ def draw(rows: Sequence[Row], folder: Path) -> dict[str, Row]:
     (folder / "prompts.txt").write_text("".join(lines), encoding="utf-8")
     loras = [f"{row['name']}/{row['name']}.safetensors" for row in rows]
     there = [lora for lora in loras if (folder / lora).is_file()]
-    words = [folder / "embedded.toml", "--lora", *there, "--strengths", *STRENGTHS, "--seeds", 1]
+    words = [folder / "embedded.toml", "--lora", *there, "--strengths", *STRENGTHS, "--seeds", SEEDS]
     code, said = program(
         "evaluate.py", [*words, "--from_file", "prompts.txt", "--save_path", "drawn"], folder
     )
@@ -168,6 +171,7 @@ def draw(rows: Sequence[Row], folder: Path) -> dict[str, Row]:
             "new": row["rates"]["concept"]["right"]["value"],
             "old": row["rates"]["old"]["right"]["value"],
             "drift": row["drift"]["value"],
+            "asked": [row["rates"]["concept"][name]["value"] for name in ASKED],
         }
         found.setdefault(name, {})[f"{row['strength']:g}"] = values
     return {name: {"drawn": values} for name, values in found.items()}
@@ -191,6 +195,8 @@ def cells(row: Row) -> list[str]:
     full, weak = drawn.get("1", {}), drawn.get("0.6", {})
     shown = [(full, "new"), (full, "old"), (weak, "new"), (weak, "old"), (full, "drift"), (row, "loss")]
     numbers = [f"{place[name]:.2f}" if name in place else "-" for place, name in shown]
+    asked = " ".join(f"{value:.2f}" for value in full.get("asked", ())) or "-"
+    numbers.insert(1, asked)
     rounds = row["validation"]
     numbers.append(f"{rounds[0][1]:.3f} -> {rounds[-1][1]:.3f}" if len(rounds) > 1 else "-")
     numbers += [

@@ -73,5 +73,5 @@ def test_a_run_that_stopped_has_no_pictures_and_its_line_says_so(remedies):
     row = {"says": "too fast", "ended": "E25", "validation": [(0, 0.2)], "steps": 7, "loss": 1.0}
     row |= {"highest_gradient": 812.4, "seconds_per_step": 0.05}
     assert remedies.cells(row) == [
-        *("too fast", "-", "-", "-", "-", "-", "1.00", "-", "8.1e+02", "0.05", "E25, 7 steps")
+        *("too fast", "-", "-", "-", "-", "-", "-", "1.00", "-", "8.1e+02", "0.05", "E25, 7 steps")
     ]
