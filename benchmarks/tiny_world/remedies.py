@@ -78,6 +78,7 @@ def job_of(variant: Variant, embedded: Mapping[str, Any], folder: Path) -> Path:
     document["output"] = {"output_dir": variant.name, "output_name": variant.name, "overwrite": True}
     document |= {"device": "cpu", "report": False}
     concept, known = document["datasets"]
+    concept = {**concept, "num_repeats": variant.repeats * concept["num_repeats"]}
     if variant.change is not None:
         pictures = folder / f"{variant.name}_pictures"
         shutil.rmtree(pictures, ignore_errors=True)

@@ -26,6 +26,8 @@ class Variant:
     rate: float = 1.0
     """Times the learning rate of the embedded job."""
     change: Change | None = None
+    repeats: int = 1
+    """Times the repeats of the embedded job, so that fewer pictures have the same share of the steps."""
     known: bool = True
     """Whether regularisation pictures are there."""
 
@@ -66,8 +68,19 @@ VARIANTS: Sequence[Variant] = (
     ),
     Variant(name="without_word", says="captions without the made-up word", change=without_the_word),
     Variant(name="word_alone", says="every caption the same", change=the_word_alone),
-    Variant(name="three_pictures", says="3 pictures instead of 12", change=three_pictures),
+    Variant(
+        name="three_pictures",
+        says="3 pictures instead of 12, each four times as often",
+        change=three_pictures,
+        repeats=4,
+    ),
     Variant(name="no_known", says="no regularisation pictures", known=False),
+    Variant(
+        name="no_known_171",
+        says="the same, 171 steps: the new shape as often as with them",
+        known=False,
+        steps=171,
+    ),
     Variant(name="prior_tenth", says="prior_loss_weight 0.1", settings={"prior_loss_weight": 0.1}),
     Variant(name="guidance_0", says="guidance 0 in training", settings={"guidance_scale": 0.0}),
     Variant(name="batch_1", says="batch of 1", settings={"batch_size": 1}),
