@@ -14,7 +14,7 @@ from host.drawing import find_drawing_files, lora_problems, open_sampler
 from host.embedded import write_embedded
 from host.errors import ConfigError, StoppedByUser
 from host.evaluation_choice import Choice, choose_by_judge
-from host.evaluation_grid import Cell, draw_grid
+from host.evaluation_grid import Cell, draw_comparison
 from host.evaluation_losses import choose_by_losses
 from host.evaluation_numbers import ALL, CONCEPT, OLD, RIGHT, Measured, measure, see
 from host.evaluation_order import PROGRAM, Order, names, prompts_of, read_order
@@ -256,10 +256,10 @@ def _write_grid(
         said = math.nan if right is None else float(right[column, number, 0])
         return Cell(picture=shelf.whole(shot), right=None if math.isnan(said) else said == 1)
 
-    grid = draw_grid(
+    grid = draw_comparison(
         [[cell(column, number) for column in range(len(columns))] for number in range(len(task.prompts))],
         prompts=[prompt.prompt for prompt in task.prompts],
-        columns=[column.label for column in columns],
+        columns=[column.heading for column in columns],
     )
     text = "rows: prompts; columns: base, then each file at each strength; the first seed of each prompt"
     save_picture(grid, task.order.save_path / f"{NAME}.png", parameters=text)

@@ -47,7 +47,12 @@ class Column:
     @property
     def label(self) -> str:
         """For a reader, such as ``my_lora x0.8``."""
-        return "base" if self.lora is None else f"{self.lora.label} x{self.strength:g}"
+        return self.heading.replace("\n", " ")
+
+    @property
+    def heading(self) -> str:
+        """The label with the strength on a line of its own: a long name does not take its place."""
+        return "base" if self.lora is None else f"{self.lora.label}\nx{self.strength:g}"
 
 
 BASE = Column(lora=None, strength=0.0)

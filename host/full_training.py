@@ -16,7 +16,7 @@ from host.memory_model import FLOAT32, Placed
 from host.model_files import ModelFiles
 from host.model_writing import ModelWriter, verify_model_again
 from host.outputs import OutputSettings
-from host.saving import DTYPES, all_loras
+from host.saving import DTYPES, all_loras, final_path
 from host.settings import RunSettings
 from host.sizes import LORA_HEADER, TENSOR_HEADER, TrainedTensor
 from host.trained import Base, Sizes, Trained, TrainMode, Verified
@@ -141,7 +141,7 @@ def begin_full(base: Base) -> Trained:
         dtype=DTYPES[output.save_precision],
     )
     count = sum(parameter.numel() for parameter in weights.parameters())
-    name = f"{output.output_name}.safetensors"
+    name = final_path(output.output_dir, output.output_name).name
     modelspec = {**layout.modelspec, **base.files.variant.modelspec}
     return Trained(
         weights=weights,

@@ -17,12 +17,11 @@ LONGEST_SIDE = 320
 LARGEST_SCALE = 2.0
 LABEL_WIDTH = 200
 """Of the prompts beside their rows."""
-HEADING = 28
-"""Height of the line above the columns."""
 MARGIN = 12
 GAP = 6
 TEXT_SIZE = 14
 LINE = 18
+UNDER_HEADING = 10
 NARROWEST, LOWEST = 40, 2 * LINE
 """Of a column and of a row: room for their labels."""
 
@@ -48,8 +47,11 @@ class Layout:
     """Of the whole grid."""
 
 
-def lay_out(sizes: Sequence[Sequence[Size | None]]) -> Layout:
-    """Return where pictures of these sizes lie, by rows; every row has as many columns."""
+def lay_out(sizes: Sequence[Sequence[Size | None]], *, heading: int = 1) -> Layout:
+    """Return where pictures of these sizes lie, by rows; every row has as many columns.
+
+    ``heading`` is the number of lines above the columns.
+    """
     there = [size for row in sizes for size in row if size is not None]
     longest = max((max(size.height, size.width) for size in there), default=LONGEST_SIDE)
     scale = min(LARGEST_SCALE, LONGEST_SIDE / longest)
@@ -57,7 +59,8 @@ def lay_out(sizes: Sequence[Sequence[Size | None]]) -> Layout:
     widths = [max([NARROWEST, *(scaled(s, scale).width for s in column if s)]) for column in columns]
     heights = [max([LOWEST, *(scaled(s, scale).height for s in row if s)]) for row in sizes]
     lefts = list(accumulate((width + GAP for width in widths), initial=MARGIN + LABEL_WIDTH + GAP))
-    tops = list(accumulate((height + GAP for height in heights), initial=MARGIN + HEADING))
+    top = MARGIN + heading * LINE + UNDER_HEADING
+    tops = list(accumulate((height + GAP for height in heights), initial=top))
     return Layout(
         scale=scale,
         lefts=lefts[:-1],
@@ -76,18 +79,19 @@ def scaled(size: Size, scale: float) -> Size:
 def draw_grid(cells: Cells, *, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
     """Return all pictures side by side, ``columns`` written above them and ``rows`` beside them.
 
-    Pictures keep their proportions, are at most ``LONGEST_SIDE`` long and at most doubled.
+    Pictures keep their proportions, are at most ``LONGEST_SIDE`` long and at most doubled. The lines of a
+    column's name stand one below the other, each shortened by itself.
     """
-    layout = lay_out([[picture and Size(picture.height, picture.width) for picture in row] for row in cells])
+    sizes = [[picture and Size(picture.height, picture.width) for picture in row] for row in cells]
+    layout = lay_out(sizes, heading=max([1, *(len(name.splitlines()) for name in columns)]))
     grid = Image.new("RGB", (layout.size.width, layout.size.height), PAPER)
     draw = ImageDraw.Draw(grid)
     for name, left, width in zip(columns, layout.lefts, layout.widths, strict=True):
-        text = shorten(drawable(name), size=TEXT_SIZE, width=width)
-        draw.text((left, MARGIN), text, fill=INK, font=font(TEXT_SIZE))
+        lines = [shorten(drawable(line), size=TEXT_SIZE, width=width) for line in name.splitlines()]
+        _write(draw, lines, left=left, top=MARGIN)
     for name, top, height in zip(rows, layout.tops, layout.heights, strict=True):
         lines = wrap(drawable(name), size=TEXT_SIZE, width=LABEL_WIDTH, most=max(1, height // LINE))
-        for number, line in enumerate(lines):
-            draw.text((MARGIN, top + number * LINE), line, fill=INK, font=font(TEXT_SIZE))
+        _write(draw, lines, left=MARGIN, top=top)
     for row, top, height in zip(cells, layout.tops, layout.heights, strict=True):
         for picture, left, width in zip(row, layout.lefts, layout.widths, strict=True):
             if picture is None:
@@ -97,6 +101,11 @@ def draw_grid(cells: Cells, *, rows: Sequence[str], columns: Sequence[str]) -> I
                 small = picture.convert("RGB").resize((shown.width, shown.height), Image.Resampling.LANCZOS)
                 grid.paste(small, (left, top))
     return grid
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], *, left: int, top: int) -> None:
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * LINE), line, fill=INK, font=font(TEXT_SIZE))
 
 
 def thinned(steps: Sequence[int], *, most: int = 12) -> list[int]:

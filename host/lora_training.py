@@ -13,7 +13,7 @@ from host.model_files import ModelFiles, unfit_lora
 from host.outputs import OutputSettings
 from host.prepare import adapter_summary, attach_adapter, check_network
 from host.report_change import block_changes
-from host.saving import LoraFiles, check_format, verify_finished
+from host.saving import LoraFiles, check_format, final_path, verify_finished
 from host.settings import RunSettings
 from host.sizes import AdaptedLinear, adapted_linears, lora_bytes
 from host.trained import Base, Sizes, Trained, TrainMode, Verified
@@ -89,7 +89,7 @@ def begin_lora(base: Base) -> Trained:
         kohya_prefix=layout.kohya_prefix,
         diffusers=layout.diffusers,
     )
-    name = f"{settings.output.output_name}.safetensors"
+    name = final_path(settings.output.output_dir, settings.output.output_name).name
     return Trained(
         weights=adapter,
         summary=adapter_summary(adapter),

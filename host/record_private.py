@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ HOME, USER, HOST, SECRET = "~", "<user>", "<host>", "<secret>"
 NO_HOSTS = ("localhost", "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Private:
     """The words that stand for a person and a machine."""
 
@@ -28,8 +29,7 @@ class Private:
 
     def hidden(self, text: str) -> str:
         """Return ``text`` without home folder, user name in paths, host name, and values of secrets."""
-        for secret in self._secrets():
-            text = text.replace(secret, SECRET)
+        text = self._free_of_secrets(text)
         if self.home not in ("", "/"):
             text = re.sub(rf"(?<![\w.-]){re.escape(self.home)}(?![\w.-])", HOME, text)
         if self.user:
@@ -73,12 +73,13 @@ class Private:
             },
         }
 
+    @cached_property
     def _secrets(self) -> list[str]:
         values = {value for name, value in self.environment.items() if is_secret(name)}
         return sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def _free_of_secrets(self, text: str) -> str:
-        for secret in self._secrets():
+        for secret in self._secrets:
             text = text.replace(secret, SECRET)
         return text
 

@@ -15,7 +15,7 @@ from host.atomic import remove_all, write_json
 from host.errors import ConfigError, Problem
 from host.outputs import OutputSettings
 from host.sample_files import samples_of
-from host.saving import all_loras
+from host.saving import all_loras, final_path
 from host.states import Progress, compare, find_states, is_complete, latest_state, read_progress, state_path
 from host.validation_record import validation_path
 
@@ -53,11 +53,6 @@ def record_path(output: OutputSettings) -> Path:
     return output.output_dir / f"{output.output_name}.run.json"
 
 
-def final_path(output: OutputSettings) -> Path:
-    """Where the finished LoRA lies."""
-    return output.output_dir / f"{output.output_name}.safetensors"
-
-
 def report_paths(output: OutputSettings) -> ReportPaths:
     """Where the report on the run lies, and the record that is not to be passed on."""
     ends = ("_report.html", "_report.json", "_record_local.json")
@@ -70,7 +65,7 @@ def write_record(output: OutputSettings, *, progress: Progress, finished: bool) 
         "finished": finished,
         "run": asdict(progress.run),
         "steps": progress.step,
-        "sha256": content_hash(final_path(output)) if finished else None,
+        "sha256": content_hash(final_path(output.output_dir, output.output_name)) if finished else None,
     }
     write_json(record_path(output), document)
 
@@ -78,7 +73,7 @@ def write_record(output: OutputSettings, *, progress: Progress, finished: bool) 
 def is_as_it_was_finished(output: OutputSettings) -> bool:
     """Whether the finished LoRA still has the bytes that the run gave it."""
     record = _read_record(output) or {}
-    return record.get("sha256") == content_hash(final_path(output))
+    return record.get("sha256") == content_hash(final_path(output.output_dir, output.output_name))
 
 
 def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> Start:
@@ -93,7 +88,12 @@ def decide_start(output: OutputSettings, *, now: Progress, total_steps: int) -> 
     if record is None and not there:
         return Start(kind=StartKind.BEGIN)
     same = record is not None and record["run"] == json.loads(json.dumps(asdict(now.run)))
-    if same and record is not None and record["finished"] and final_path(output).exists():
+    if (
+        same
+        and record is not None
+        and record["finished"]
+        and final_path(output.output_dir, output.output_name).exists()
+    ):
         return Start(kind=StartKind.FINISHED)
     state, _ = latest_state(output.output_dir, output.output_name)
     if record is not None and not record["finished"]:
@@ -227,7 +227,11 @@ def _free_name(output: OutputSettings) -> str:
     while True:
         name = f"{output.output_name}-{number}"
         candidate = replace(output, output_name=name)
-        taken = [final_path(candidate), record_path(candidate), state_path(output.output_dir, name)]
+        taken = [
+            final_path(output.output_dir, name),
+            record_path(candidate),
+            state_path(output.output_dir, name),
+        ]
         if not any(path.exists() for path in taken):
             return name
         number += 1

@@ -25,18 +25,11 @@ from host.processes import Processes, join_processes
 from host.quantized_copy import tidy_copies
 from host.remedies import circumstances, remedy
 from host.report import Beginning, note_beginning, replay_lines, replay_outcome, report_on
-from host.results import (
-    Start,
-    StartKind,
-    clear,
-    decide_start,
-    final_path,
-    is_as_it_was_finished,
-    write_record,
-)
+from host.results import Start, StartKind, clear, decide_start, is_as_it_was_finished, write_record
 from host.sample_files import SUPERSEDED, set_samples_aside_after
 from host.sample_rounds import rounds_in_words
 from host.sampling import texts_of
+from host.saving import final_path
 from host.setting import path_roles
 from host.shortage import during
 from host.states import Progress, read_progress, set_aside_after
@@ -283,7 +276,7 @@ def _finish(training: Training, beginning: Beginning) -> str:
     """Save and verify what was trained."""
     job, saver, screen = training.job, training.saver, training.screen
     output = job.settings.output
-    path = final_path(output)
+    path = final_path(output.output_dir, output.output_name)
     if training.processes.is_main:
         steps = job.plan.total_steps
         found = saver.save(path, step=steps, epoch=job.plan.step(steps - 1).epoch + 1)
@@ -302,8 +295,9 @@ def _finish(training: Training, beginning: Beginning) -> str:
 
 def _verify_again(job: Job, beginning: Beginning, screen: Screen) -> str:
     """The run is finished already: look at its file once more."""
-    path = final_path(job.settings.output)
-    if not is_as_it_was_finished(job.settings.output):
+    output = job.settings.output
+    path = final_path(output.output_dir, output.output_name)
+    if not is_as_it_was_finished(output):
         raise FailedRunError.of(
             f"{path} is not the file any more that this run saved: its bytes changed.",
             "Put back a copy, or train it again with  --overwrite",

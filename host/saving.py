@@ -53,7 +53,7 @@ class LoraFiles:
         wanted, name = self.output.save_format, self.output.output_name
         if problems := check_format(wanted, diffusers=self.diffusers):
             raise ConfigError(problems)
-        second = second_file(self.output.output_dir / f"{name}.safetensors")
+        second = second_file(final_path(self.output.output_dir, name))
         if wanted == "both" and is_of_another_run(second):
             raise ConfigError.of(
                 f'save_format = "both" would replace {second} of another run.',
@@ -152,6 +152,11 @@ def linears_in(header: Header, *, key_prefix: str) -> dict[str, tuple[int, int]]
     }
 
 
+def final_path(output_dir: Path, name: str) -> Path:
+    """Return where the finished LoRA or transformer of the run called ``name`` goes."""
+    return output_dir / f"{name}.safetensors"
+
+
 def second_file(path: Path) -> Path:
     """Return where the file in the other layout goes when the first one is ``path``."""
     return path.with_name(f"{path.stem}{SECOND}{path.suffix}")
@@ -159,8 +164,11 @@ def second_file(path: Path) -> Path:
 
 def all_loras(output_dir: Path, name: str) -> list[Path]:
     """Return every LoRA that runs called ``name`` saved, the finished one first, in all layouts."""
-    final = output_dir / f"{name}.safetensors"
-    first = [final, *intermediate_loras(output_dir, name), *best_loras(output_dir, name).values()]
+    first = [
+        final_path(output_dir, name),
+        *intermediate_loras(output_dir, name),
+        *best_loras(output_dir, name).values(),
+    ]
     second = [path for path in map(second_file, first) if not is_of_another_run(path)]
     return [path for path in [*first, *second] if path.exists()]
 

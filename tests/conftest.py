@@ -1,5 +1,6 @@
 """Every test runs with shapes checked, without network, and on one thread: two tests run at a time."""
 
+import gc
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -15,6 +16,12 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of later collections: a run makes some, and each would walk over it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

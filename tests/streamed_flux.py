@@ -27,14 +27,18 @@ BLOCKS, AHEAD = 6, 8
 """Of the tiny model: two double blocks and four single blocks, with two and one modulation each."""
 
 
-def load(path, folder, *, device=CPU, **settings: Any) -> Any:
+def skeleton_of(path):
     part = FLUX.identify(read_header(path))
     assert part is not None
     assert part.linears is not None
+    return Skeleton(blocks=part.blocks, linears=part.linears)
+
+
+def load(path, folder, *, device=CPU, **settings: Any) -> Any:
     return load_frozen_transformer(
         FLUX,
         path,
-        skeleton=Skeleton(blocks=part.blocks, linears=part.linears),
+        skeleton=skeleton_of(path),
         settings=ModelSettings(**settings),
         home=Home(device=device, folder=folder),
     )
@@ -51,10 +55,10 @@ def with_lora(frozen, *, checkpointed=True, preset="all_linears", include=()) ->
     return adapter
 
 
-def velocity(frozen, seed=0):
+def velocity(transformer, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return FLUX.call_dit(
-        frozen.transformer,
+        transformer,
         torch.randn(1, 16, 4, 6, generator=generator),
         sigma=torch.tensor([0.6]),
         conditioning={
@@ -69,11 +73,11 @@ def two_steps(frozen, adapter):
     """Return losses, a sample drawn between two steps, and the gradients of all factors."""
     found = []
     for seed in (0, 1):
-        loss = velocity(frozen, seed).float().square().mean()
+        loss = velocity(frozen.transformer, seed).float().square().mean()
         loss.backward()
         found.append(loss.detach())
         with torch.no_grad():
-            found.append(velocity(frozen, 9))
+            found.append(velocity(frozen.transformer, 9))
             for parameter in adapter.parameters():
                 parameter.sub_(parameter.grad, alpha=0.5)
     return found, [parameter.grad for parameter in adapter.parameters()]

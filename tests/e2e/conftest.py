@@ -1,11 +1,19 @@
 """Signal handlers of a run do not outlive its test; and how a refusal is looked at."""
 
+import gc
 import signal
 from dataclasses import replace
 
 import pytest
 import toy_architecture
 from jobs import run
+
+
+@pytest.fixture(autouse=True)
+def nothing_old_is_walked_over():
+    """What the runs of earlier tests imported is out of the collections of this one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -356,7 +356,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(evaluate, trained, tm
 
 
 def test_the_grid_shows_a_row_a_prompt_and_a_column_for_base_and_each_strength(evaluate, counts, tmp_path):
-    from host.evaluation_grid import VERDICTS
+    from host.evaluation_grid import NARROWEST_FRAME, VERDICTS
+    from host.grids import GAP
 
     evaluate("--seeds", "1", loras=("weak",), strengths=(0.5, 1))
     with Image.open(tmp_path / "found" / "evaluation.png") as grid:
@@ -366,7 +367,7 @@ def test_the_grid_shows_a_row_a_prompt_and_a_column_for_base_and_each_strength(e
     evaluate("--seeds", "1", loras=("weak",), strengths=(1,))
     with Image.open(tmp_path / "found" / "evaluation.png") as grid:
         assert grid.height == wide.height
-        assert wide.width - grid.width == 96 + 32 + 2 * 3 + 8
+        assert wide.width - grid.width == 2 * (96 + 2 * NARROWEST_FRAME) + GAP
 
 
 def test_everything_that_is_wrong_is_told_at_once_before_a_weight_is_read(refusal, trained, tmp_path):

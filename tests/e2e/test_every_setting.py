@@ -10,7 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from itertools import count
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import toml
@@ -228,7 +228,6 @@ def observe(place, runs, monkeypatch, capsys):
             toy_architecture, "SPEC", replace(toy_architecture.SPEC, load_transformer=load_transformer)
         )
         monkeypatch.setattr("host.check.ATTENTION_PACKAGES", {})
-        monkeypatch.setattr("host.prepare.gc", SimpleNamespace(collect=lambda: None))  # half of a run's time
         monkeypatch.setattr(
             "host.frozen.checkpoint_blocks", lambda blocks: loaded.update(recomputed=len(blocks))
         )

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 from jobs import losses, train, write_job
+from small_flux import PARAMS
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +25,7 @@ from host.objective import Objective
 from host.staging import Staged
 from host.step_clock import PHASES
 from musubi_flux_dev import FLUX_DEV
-from musubi_flux_dev.transformer import Flux, FluxParams
+from musubi_flux_dev.transformer import Flux
 from networks.lora import attach
 from networks.selection import select_linears
 
@@ -119,12 +120,8 @@ def test_the_count_notices_a_read_wherever_it_hides(tmp_path, monkeypatch):
 
 def test_flux_is_trained_on_where_nothing_can_be_read_at_all():
     """On the meta device every look at a number raises, and so does a tensor left behind on the CPU."""
-    params = FluxParams(
-        vec_in_dim=12, context_in_dim=20, hidden_size=32, num_heads=2, depth=1, depth_single_blocks=1,
-        axes_dim=(4, 6, 6),
-    )  # fmt: skip
     with torch.device("meta"):
-        flux = Flux(params)
+        flux = Flux(PARAMS)
     paths = select_linears(flux, preset=FLUX_DEV.adapter_layout.presets["all_linears"])
     adapter = attach(flux, paths, rank=2, alpha=2.0, dropout=0.5, seed=0)
     checkpoint_blocks(FLUX_DEV.blocks(flux))

@@ -57,19 +57,19 @@ def test_a_tensor_on_another_device_is_a_mistake_that_is_told():
 def test_every_block_of_a_loaded_model_looks_whether_it_is_streamed_or_not(tiny, tmp_path, swap, path):
     frozen = load(tiny, tmp_path, blocks_to_swap=swap)
     with_lora(frozen)
-    velocity(frozen)
+    velocity(frozen.transformer)
     block = frozen.transformer.get_submodule(path)
     first = block.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]), prepend=True)
     with pytest.raises(AssertionError, match="is torch"):
-        velocity(frozen)
+        velocity(frozen.transformer)
     first.remove()
-    velocity(frozen)
+    velocity(frozen.transformer)
 
 
 def test_a_model_in_float32_takes_float32(tiny, tmp_path):
     frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS, mixed_precision="no")
     with_lora(frozen)
-    assert velocity(frozen).dtype == torch.float32
+    assert velocity(frozen.transformer).dtype == torch.float32
 
 
 def test_under_autocast_torch_chooses_the_types_and_the_device_is_looked_at_still():

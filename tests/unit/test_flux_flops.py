@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from small_flux import BATCH, IMAGE, PARAMS, TEXT, velocity
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -23,20 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from host.checkpointing import checkpoint_blocks
 from musubi_flux_dev import FLUX_DEV
-from musubi_flux_dev.transformer import Flux, FluxParams
+from musubi_flux_dev.transformer import Flux
 from networks.lora import attach
 from networks.selection import select_linears
 
-PARAMS = FluxParams(
-    vec_in_dim=12,
-    context_in_dim=20,
-    hidden_size=32,
-    num_heads=2,
-    depth=2,
-    depth_single_blocks=4,
-    axes_dim=(4, 6, 6),
-)
-RANK, BATCH, IMAGE, TEXT = 3, 2, 6, 5
+RANK = 3
 
 
 @dataclass
@@ -154,20 +146,6 @@ def prepared(name, *, checkpointed, params=PARAMS):
     if checkpointed:
         checkpoint_blocks(FLUX_DEV.blocks(flux))
     return flux, adapter
-
-
-def velocity(flux):
-    generator = torch.Generator().manual_seed(1)
-    return FLUX_DEV.call_dit(
-        flux,
-        torch.randn(BATCH, 16, 4, 6, generator=generator),
-        sigma=torch.tensor([0.3, 0.7]),
-        conditioning={
-            "t5_hidden": torch.randn(BATCH, TEXT, PARAMS.context_in_dim, generator=generator),
-            "clip_pooled": torch.randn(BATCH, PARAMS.vec_in_dim, generator=generator),
-        },
-        guidance=torch.ones(BATCH),
-    )
 
 
 class Flops(TorchDispatchMode):

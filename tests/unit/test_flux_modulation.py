@@ -2,23 +2,15 @@
 
 import pytest
 import torch
+from small_flux import PARAMS, velocity
 from torch import nn
 
 from host.checkpointing import checkpoint_blocks
 from musubi_flux_dev import FLUX_DEV
-from musubi_flux_dev.transformer import Flux, FluxParams
+from musubi_flux_dev.transformer import Flux
 from networks.lora import attach
 from networks.selection import select_linears
 
-PARAMS = FluxParams(
-    vec_in_dim=12,
-    context_in_dim=20,
-    hidden_size=32,
-    num_heads=2,
-    depth=2,
-    depth_single_blocks=2,
-    axes_dim=(4, 6, 6),
-)
 TARGETS = {
     "token_linears": FLUX_DEV.adapter_layout.presets["token_linears"],
     "all_linears": FLUX_DEV.adapter_layout.presets["all_linears"],
@@ -40,20 +32,6 @@ def made(*, dtype=torch.float32, targets="all_linears", dropout=0.0):
     for layer in adapter.layers.values():
         nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(4))
     return flux, adapter
-
-
-def velocity(flux):
-    generator = torch.Generator().manual_seed(1)
-    return FLUX_DEV.call_dit(
-        flux,
-        torch.randn(2, 16, 4, 6, generator=generator),
-        sigma=torch.tensor([0.3, 0.7]),
-        conditioning={
-            "t5_hidden": torch.randn(2, 5, PARAMS.context_in_dim, generator=generator),
-            "clip_pooled": torch.randn(2, PARAMS.vec_in_dim, generator=generator),
-        },
-        guidance=torch.ones(2),
-    )
 
 
 def modulate_in_place(flux):

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_architecture
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from host import model_writing
 from host.architecture import read_header
 from host.errors import FailedRunError
-from host.full_training import FullModel
-from host.model_writing import ModelWriter, verify_model_again
+from host.full_training import FULL, FullModel
+from host.model_files import ModelFiles
+from host.model_writing import ModelWriter
 from host.prepare import ModelSettings
 
 SPEC = toy_architecture.SPEC
@@ -55,6 +57,13 @@ def test_the_same_model_is_the_same_bytes(live, tmp_path):
     paths = [tmp_path / name for name in ("one.safetensors", "other.safetensors")]
     for path in paths:
         writer_of(live)(path, {"b": "2", "a": "1"}, must_change=True)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_order_in_which_metadata_is_given_changes_no_byte(live, tmp_path):
+    paths = [tmp_path / name for name in ("one.safetensors", "other.safetensors")]
+    for path, metadata in zip(paths, ({"b": "2", "a": "1"}, {"a": "1", "b": "2"}), strict=True):
+        writer_of(live)(path, metadata, must_change=True)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -117,11 +126,36 @@ def test_a_loader_that_cannot_read_the_file_is_a_refusal(live, tmp_path):
     refused(writer_of(live, spec=spoiled(fail)), tmp_path / "a.safetensors", "the file does not load")
 
 
-def verify(path, base):
-    part = SPEC.identify(read_header(base))
+def test_the_file_is_loaded_again_on_the_device_of_training(live, tmp_path, monkeypatch):
+    asked = []
+
+    def load(path, *, device, **_):
+        asked.append(device)
+        raise KeyError("no weight is wanted here")
+
+    # A device that no machine lacks; it has no numbers to write.
+    monkeypatch.setattr(model_writing, "write_tensors", lambda *_, **__: "hash")
+    writer = writer_of(live.to("meta"), spec=replace(SPEC, load_transformer=load))
+    with pytest.raises(ValueError, match="does not load"):
+        writer(tmp_path / "a.safetensors", {}, must_change=False)
+    assert asked == [torch.device("meta")]
+
+
+def files_of(base):
+    header = read_header(base)
+    part = SPEC.identify(header)
     assert part is not None
-    linears = {"embed": (16, 13), "layers.0.0": (16, 16), "layers.1.0": (16, 16), "head": (4, 16)}
-    return verify_model_again(path, SPEC, like=part, linears=linears)
+    return ModelFiles(
+        paths={"dit": base},
+        parts={"dit": part},
+        variant=toy_architecture.VARIANT,
+        notes=(),
+        headers={"dit": header},
+    )
+
+
+def verify(path, base):
+    return FULL.verify_finished(path, SPEC, files_of(base))
 
 
 def test_a_finished_file_is_looked_at_without_the_live_model(live, base, tmp_path):
@@ -132,13 +166,17 @@ def test_a_finished_file_is_looked_at_without_the_live_model(live, base, tmp_pat
         verify(tmp_path / "models" / "vae.safetensors", base)
 
 
-def test_a_finished_file_with_a_broken_value_is_refused(live, base, tmp_path):
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["embed.weight", "head.bias"])
+def test_a_finished_file_with_a_value_that_is_not_finite_is_refused_by_name(
+    live, base, tmp_path, name, number
+):
     path = tmp_path / "saved.safetensors"
     writer_of(live)(path, {}, must_change=True)
-    content = bytearray(path.read_bytes())
-    content[-2:] = b"\xff\x7f"  # a NaN in bfloat16
-    path.write_bytes(content)
-    with pytest.raises(FailedRunError, match="not finite"):
+    tensors = load_file(path)
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, path)
+    with pytest.raises(FailedRunError, match=rf"not finite \({name}\)"):
         verify(path, base)
 
 

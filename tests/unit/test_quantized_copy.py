@@ -8,6 +8,7 @@ import pytest
 import torch
 from jobs import draw_pictures, lora_bytes, train, write_job
 from safetensors.torch import load_file, save_file
+from streamed_flux import BLOCKS, CPU, FLUX, velocity
 
 from host import account, placement
 from host.architecture import read_header
@@ -17,18 +18,14 @@ from host.placement import Skeleton, eight_bit_linears
 from host.prepare import ModelSettings, eight_bit_form
 from host.quantization import INT8
 from host.quantized_copy import CopyPlace, CopyWriter, read_record, tidy_copies
-from host.registry import find_architecture
 from musubi_flux_dev import checkpoints
 from networks.linears import StoredLinear
 
-FLUX = find_architecture("fd")
-CPU = torch.device("cpu")
 FORMS: dict[str, dict[str, Any]] = {
     "fp8": {"fp8_base": True},
     "fp8_scaled": {"fp8_base": True, "fp8_scaled": True},
     "int8": {"int8_base": True},
 }
-BLOCKS = 6
 
 
 @pytest.fixture(scope="module")
@@ -210,24 +207,13 @@ def test_streamed_blocks_are_read_from_the_copy_and_not_written_again(tiny, tmp_
     results = []
     for _ in range(2):
         frozen = load(tiny, tmp_path, blocks_to_swap=swap, fp8_base=True)
-        results.append((velocity(frozen), frozen.streamer.shelf.store.end))
+        start_blocks(frozen, FLUX, checkpointed=False)
+        with torch.no_grad():
+            results.append((velocity(frozen.transformer), frozen.streamer.shelf.store.end))
     (made, written), (read, rest) = results
     assert torch.equal(made, read)
     assert written > rest == 0
     assert len(quantised) == 32
-
-
-def velocity(frozen):
-    start_blocks(frozen, FLUX, checkpointed=False)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        return FLUX.call_dit(
-            frozen.transformer,
-            torch.randn(1, 16, 4, 4, generator=generator),
-            sigma=torch.tensor([0.6]),
-            conditioning={"t5_hidden": torch.ones(1, 5, 64), "clip_pooled": torch.ones(1, 64)},
-            guidance=torch.ones(1),
-        )
 
 
 def test_main_memory_takes_streamed_weights_from_the_copy_too(tiny, tmp_path):

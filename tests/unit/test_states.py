@@ -12,10 +12,10 @@ from host.results import (
     StartKind,
     clear,
     decide_start,
-    final_path,
     is_as_it_was_finished,
     write_record,
 )
+from host.saving import final_path
 from host.states import (
     Progress,
     compare,
@@ -100,6 +100,15 @@ def test_a_changed_seed_makes_resuming_impossible_and_a_changed_rate_is_applied(
     assert notes == ["learning_rate: 0.1 -> 0.0001 from here on"]
 
 
+def test_what_is_trained_may_not_change_on_resume():
+    old, now = (replace(NOW, settings={**NOW.settings, "train_mode": mode}) for mode in ("lora", "full"))
+    problems, notes = compare(old, now=now)
+    assert [problem.what for problem in problems] == [
+        "This run was begun with train_mode = lora; the configuration now says full."
+    ]
+    assert notes == []
+
+
 @pytest.mark.parametrize("change", [{"dataset": "other"}, {"files": {"dit": "x"}}, {"processes": 2}])
 def test_other_pictures_other_files_or_more_processes_make_resuming_impossible(change):
     problems, _ = compare(replace(NOW, **change), now=NOW)
@@ -112,13 +121,13 @@ def test_an_empty_folder_begins(tmp_path):
 
 
 def test_a_finished_run_with_the_same_settings_is_only_verified(tmp_path):
-    final_path(output(tmp_path)).write_bytes(b"lora")
+    final_path(tmp_path, "cat").write_bytes(b"lora")
     write_record(output(tmp_path), progress=NOW, finished=True)
     assert decide_start(output(tmp_path), now=NOW, total_steps=99).kind is StartKind.FINISHED
 
 
 def test_a_finished_run_with_other_settings_is_refused_with_a_free_name(tmp_path):
-    final_path(output(tmp_path)).write_bytes(b"lora")
+    final_path(tmp_path, "cat").write_bytes(b"lora")
     write_record(output(tmp_path), progress=NOW, finished=True)
     (tmp_path / "cat-2.safetensors").write_bytes(b"another")
     with pytest.raises(ConfigError, match="--output_name cat-3") as caught:
@@ -128,7 +137,7 @@ def test_a_finished_run_with_other_settings_is_refused_with_a_free_name(tmp_path
 
 
 def test_a_lora_of_unknown_origin_is_in_the_way(tmp_path):
-    final_path(output(tmp_path)).write_bytes(b"lora")
+    final_path(tmp_path, "cat").write_bytes(b"lora")
     with pytest.raises(ConfigError, match="is there already"):
         decide_start(output(tmp_path), now=NOW, total_steps=99)
 
@@ -191,22 +200,22 @@ def test_states_of_later_steps_are_set_aside_and_no_longer_found(tmp_path):
 
 def test_a_run_whose_name_looks_like_a_step_or_an_epoch_of_another_is_left_alone(tmp_path):
     other = replace(output(tmp_path), output_name="cat-240101")
-    final_path(other).write_bytes(b"lora")
+    final_path(tmp_path, other.output_name).write_bytes(b"lora")
     write_record(other, progress=NOW, finished=True)
     like_a_step = replace(output(tmp_path), output_name="cat-step00000010")
-    final_path(like_a_step).write_bytes(b"lora")
+    final_path(tmp_path, like_a_step.output_name).write_bytes(b"lora")
     write_record(like_a_step, progress=NOW, finished=True)
     state = save(tmp_path, 10)
     assert find_states(tmp_path, "cat") == []
     clear(output(tmp_path))
-    assert final_path(other).exists()
-    assert final_path(like_a_step).exists()
+    assert final_path(tmp_path, other.output_name).exists()
+    assert final_path(tmp_path, like_a_step.output_name).exists()
     assert state.exists()
 
 
 def test_a_finished_lora_whose_bytes_changed_is_noticed(tmp_path):
-    final_path(output(tmp_path)).write_bytes(b"lora")
+    final_path(tmp_path, "cat").write_bytes(b"lora")
     write_record(output(tmp_path), progress=NOW, finished=True)
     assert is_as_it_was_finished(output(tmp_path))
-    final_path(output(tmp_path)).write_bytes(b"lorb")
+    final_path(tmp_path, "cat").write_bytes(b"lorb")
     assert not is_as_it_was_finished(output(tmp_path))

@@ -113,7 +113,7 @@ def linears_in_blocks(frozen) -> list[Any]:
 def test_between_two_uses_the_weights_of_a_block_cannot_be_read(tiny, tmp_path):
     frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS)
     with_lora(frozen)
-    loss = velocity(frozen).square().mean()
+    loss = velocity(frozen.transformer).square().mean()
     assert all(module.weight.parts is None for module in linears_in_blocks(frozen))
     loss.backward()
     with pytest.raises(AssertionError, match="while it is away"):
@@ -139,7 +139,7 @@ def test_a_buffer_is_free_as_soon_as_the_backward_pass_has_left_its_block(tiny, 
     before = frozen.transformer.get_submodule("single_blocks.0")
     held = []
     before.register_full_backward_pre_hook(lambda *_: held.append(frozen.streamer.ring.held))
-    velocity(frozen).square().mean().backward()
+    velocity(frozen.transformer).square().mean().backward()
     assert frozen.streamer.shelf.blocks == ("single_blocks.2",)
     assert held == [None]
 
@@ -152,7 +152,7 @@ def test_what_enters_and_leaves_a_block_is_as_without_streaming(tiny, tmp_path):
         log = seen[swap] = []
         for block in FLUX.blocks(frozen.transformer):
             block.register_forward_hook(partial(note, log))
-        velocity(frozen)
+        velocity(frozen.transformer)
     assert seen[0] == seen[BLOCKS]
     assert {dtype for block in seen[0] for _, dtype, *_ in block} == {torch.bfloat16, torch.float32}
 
@@ -166,7 +166,7 @@ def note(log, block, given, made):
 def test_all_waiting_for_copies_is_timed(tiny, tmp_path, monkeypatch):
     frozen = load(tiny, tmp_path, blocks_to_swap=BLOCKS)
     with_lora(frozen)
-    velocity(frozen)
+    velocity(frozen.transformer)
     inside, seen = [], []
 
     @contextmanager
@@ -182,7 +182,7 @@ def test_all_waiting_for_copies_is_timed(tiny, tmp_path, monkeypatch):
     for verb in ("fetch", "wait"):
         monkeypatch.setattr(mover, verb, watched(getattr(mover, verb)))
     frozen.streamer.timed = timed
-    velocity(frozen).square().sum().backward()
+    velocity(frozen.transformer).square().sum().backward()
     assert len(seen) >= 2 * 2 * BLOCKS - 1
     assert all(seen)
 
@@ -190,7 +190,7 @@ def test_all_waiting_for_copies_is_timed(tiny, tmp_path, monkeypatch):
 def test_nothing_is_left_in_the_folder_not_even_while_it_is_used(tiny, tmp_path):
     frozen = load(tiny, tmp_path / "cache", blocks_to_swap=2)
     with_lora(frozen)
-    velocity(frozen)
+    velocity(frozen.transformer)
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -85,9 +85,9 @@ def bytes_of_linears(frozen, precision="bf16"):
 
 def bytes_of_the_second_step(frozen, mover):
     """Return what is copied from the end of the first step's backward pass to that of the second's."""
-    velocity(frozen).square().mean().backward()
+    velocity(frozen.transformer).square().mean().backward()
     before = len(mover.copied)
-    velocity(frozen).square().mean().backward()
+    velocity(frozen.transformer).square().mean().backward()
     return sum(size for _, size in mover.copied[before:])
 
 
@@ -119,7 +119,7 @@ def test_after_the_last_block_of_the_backward_pass_the_first_modulation_is_sent_
 ):
     frozen, _ = counted(tiny, tmp_path, monkeypatch)
     with_lora(frozen, include=["img_in"])
-    velocity(frozen).square().mean().backward()
+    velocity(frozen.transformer).square().mean().backward()
     coming = [arrival.visit for arrival in frozen.streamer.ring.coming]
     assert coming == [Visit(0, Direction.FORWARD), Visit(1, Direction.FORWARD)]
 
@@ -143,7 +143,7 @@ def test_modulation_is_computed_before_the_first_block_and_not_again(tiny, tmp_p
         if isinstance(module, StoredLinear):
             owner = path.removesuffix(".base")
             module.register_forward_pre_hook(lambda *_, owner=owner: used.append(owner))
-    velocity(frozen).square().mean().backward()
+    velocity(frozen.transformer).square().mean().backward()
     assert used[:AHEAD] == list(frozen.streamer.shelf.ahead)
     assert not any("mod" in path for path in used[AHEAD:])
 
@@ -154,7 +154,7 @@ def test_a_linear_that_is_used_inside_its_block_after_all_is_noticed(tiny, tmp_p
     with_lora(frozen)
     frozen.transformer.modulations = lambda vec: [None] * (BLOCKS + 1)
     with pytest.raises(AssertionError, match="while it is away"):
-        velocity(frozen)
+        velocity(frozen.transformer)
 
 
 def test_units_are_the_linears_used_ahead_in_their_order_then_the_blocks():
