@@ -1,4 +1,4 @@
-"""Measures what common remedies do: trains variants of the embedded job, draws with each, writes one table.
+"""Measures what common remedies do: trains variants of one job, draws with each, writes one table.
 
     OMP_NUM_THREADS=1 python benchmarks/tiny_world/remedies.py --output output/remedies
 
@@ -31,7 +31,7 @@ from musubi_flux_dev.tiny_world.scenes import held_out_scenes, one_shape
 from musubi_flux_dev.tiny_world.shipped import CONCEPT, demo
 
 ROOT = Path(__file__).resolve().parents[2]
-EMBEDDED = ROOT / "toml" / "flux_dev_tiny.toml"
+JOB = Path(__file__).with_suffix(".toml")
 PROMPTS, PROMPT_SEED = 16, 78
 """Of the new shape, and as many of what the base model knows."""
 SEEDS = 2
@@ -58,21 +58,21 @@ def main() -> None:
     folder: Path = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     demo(folder / "cache" / "tiny_fd")
-    embedded = tomllib.loads(EMBEDDED.read_text(encoding="utf-8"))
+    job = tomllib.loads(JOB.read_text(encoding="utf-8"))
     chosen = [one for one in VARIANTS if one.name in options.variants]
     rows = []
     for variant in chosen:
         path = folder / f"{variant.name}.json"
         if not path.is_file():
-            path.write_text(json.dumps(train(variant, embedded, folder)), encoding="utf-8")
+            path.write_text(json.dumps(train(variant, job, folder)), encoding="utf-8")
         rows.append({"says": variant.says, **json.loads(path.read_text(encoding="utf-8"))})
     drawn = draw(rows, folder)
     write(folder, [{**row, **drawn.get(row["name"], {})} for row in rows], base=drawn["base"])
 
 
-def job_of(variant: Variant, embedded: Mapping[str, Any], folder: Path) -> Path:
+def job_of(variant: Variant, job: Mapping[str, Any], folder: Path) -> Path:
     """Write the training file of a variant."""
-    document = {name: table for name, table in embedded.items() if name != "samples"}
+    document = dict(job)
     document["training"] = {**document["training"]}
     document["training"]["learning_rate"] *= variant.rate
     document["output"] = {"output_dir": variant.name, "output_name": variant.name, "overwrite": True}
@@ -108,10 +108,10 @@ def program(name: str, words: Sequence[object], folder: Path) -> tuple[int, str]
     return ran.returncode, ran.stdout
 
 
-def train(variant: Variant, embedded: Mapping[str, Any], folder: Path) -> Row:
+def train(variant: Variant, job: Mapping[str, Any], folder: Path) -> Row:
     """Train one variant and return what its log says."""
     began = time.monotonic()
-    code, said = program("train.py", [job_of(variant, embedded, folder), *flags(variant)], folder)
+    code, said = program("train.py", [job_of(variant, job, folder), *flags(variant)], folder)
     seconds = time.monotonic() - began
     (folder / f"{variant.name}.log").write_text(said, encoding="utf-8")
     print(f"{variant.name}: {seconds:.0f} s, exit code {code}", flush=True)  # noqa: T201
@@ -158,7 +158,15 @@ def draw(rows: Sequence[Row], folder: Path) -> dict[str, Row]:
     (folder / "prompts.txt").write_text("".join(lines), encoding="utf-8")
     loras = [f"{row['name']}/{row['name']}.safetensors" for row in rows]
     there = [lora for lora in loras if (folder / lora).is_file()]
-    words = [folder / "embedded.toml", "--lora", *there, "--strengths", *STRENGTHS, "--seeds", SEEDS]
+    words = [
+        folder / f"{rows[0]['name']}.toml",
+        "--lora",
+        *there,
+        "--strengths",
+        *STRENGTHS,
+        "--seeds",
+        SEEDS,
+    ]
     code, said = program(
         "evaluate.py", [*words, "--from_file", "prompts.txt", "--save_path", "drawn"], folder
     )

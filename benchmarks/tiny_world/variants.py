@@ -1,4 +1,4 @@
-"""What the remedies' record changes in the embedded job, one variant after the other."""
+"""What the remedies' record changes in its job, one variant after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 from musubi_flux_dev.tiny_world.drawing import NEW_WORD
 
 HALF = 400
-"""Steps of all runs that say nothing else: half of the 800 that the embedded job has."""
+"""Steps of all runs that say nothing else: half of the 800 that the job has."""
 
 Change = Callable[[Path], None]
 """Edits a copy of the folder with the pictures of the new shape."""
@@ -15,19 +15,19 @@ Change = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One run: the embedded job, and what is not as there."""
+    """One run: the job, and what is not as there."""
 
     name: str
     says: str
     settings: Mapping[str, object] = field(default_factory=dict)
     """Names of settings and their values, as flags of ``train.py``."""
     steps: int | None = HALF
-    """None: as many as the embedded job has."""
+    """None: as many as the job has."""
     rate: float = 1.0
-    """Times the learning rate of the embedded job."""
+    """Times the learning rate of the job."""
     change: Change | None = None
     repeats: int = 1
-    """Times the repeats of the embedded job, so that fewer pictures have the same share of the steps."""
+    """Times the repeats of the job, so that fewer pictures have the same share of the steps."""
     known: bool = True
     """Whether regularisation pictures are there."""
 
@@ -53,7 +53,7 @@ def three_pictures(folder: Path) -> None:
 
 
 VARIANTS: Sequence[Variant] = (
-    Variant(name="embedded", says="as shipped, 800 steps", steps=None),
+    Variant(name="steps_800", says="800 steps", steps=None),
     Variant(name="half", says="400 steps: what the rest is compared with"),
     Variant(name="half_other_seed", says="the same, another seed", settings={"seed": 43}),
     Variant(name="steps_100", says="100 steps", steps=100),

@@ -28,26 +28,26 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def embedded_of(remedies):
-    return tomllib.loads(remedies.EMBEDDED.read_text(encoding="utf-8"))
+def job_of_all(remedies):
+    return tomllib.loads(remedies.JOB.read_text(encoding="utf-8"))
 
 
 def test_every_variant_is_a_job_that_the_program_reads(remedies, folder):
     given = {}
     for variant in remedies.VARIANTS:
-        job = remedies.job_of(variant, embedded_of(remedies), folder)
+        job = remedies.job_of(variant, job_of_all(remedies), folder)
         config = load_config([str(job), *map(str, remedies.flags(variant))], prog="train.py")
         given[variant.name] = (config.settings, job.read_text(encoding="utf-8").count("is_reg"))
     settings, known = given["no_known"]
     assert (settings.fit.max_train_steps, known) == (400, 0)
-    assert given["embedded"][0].fit.max_train_steps == 800
+    assert given["steps_800"][0].fit.max_train_steps == 800
     assert given["rate_50"][0].optimizer.learning_rate == 50 * given["half"][0].optimizer.learning_rate
     assert given["dim_2"][0].network.network_dim == 2
 
 
 def pictures_of(remedies, folder, name):
     (variant,) = [one for one in remedies.VARIANTS if one.name == name]
-    remedies.job_of(variant, embedded_of(remedies), folder)
+    remedies.job_of(variant, job_of_all(remedies), folder)
     captions = [path.read_text() for path in sorted((folder / f"{name}_pictures").glob("*.txt"))]
     return captions, len([*(folder / f"{name}_pictures").glob("*.png")])
 
