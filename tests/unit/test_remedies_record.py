@@ -59,6 +59,11 @@ def test_pictures_are_changed_as_said_and_those_of_the_job_are_not(remedies, fol
     assert not any(NEW_WORD in text or "  " in text or " ," in text for text in nameless)
     assert {*pictures_of(remedies, folder, "word_alone")[0]} == {f"a {NEW_WORD}\n"}
     assert pictures_of(remedies, folder, "three_pictures")[1] == 3
+    repeats = [
+        tomllib.loads((folder / f"{name}.toml").read_text())["datasets"][0]["num_repeats"]
+        for name in ("word_alone", "three_pictures")
+    ]
+    assert repeats[1] == 4 * repeats[0]
     assert {path: path.read_bytes() for path in before} == before
 
 
