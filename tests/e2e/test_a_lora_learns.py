@@ -1,8 +1,8 @@
 """A LoRA learns a new thing in the tiny world, and a trainer with something wrong in it does not get away.
 
 From a shared warm state one healthy run and sabotaged ones go on, with the embedded settings. Each sabotage
-has to fail the very check that the healthy run passes. Pictures are drawn by the program that users draw with,
-so what trains, saves, loads and samples is in it.
+has to fail the very check that the healthy run passes. Pictures are drawn by the program that users draw
+with, so what trains, saves, loads and samples is in it.
 """
 
 import random
