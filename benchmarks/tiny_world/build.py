@@ -65,6 +65,8 @@ def main() -> None:
 
     folder: Path = options.output.resolve()
     (folder / "parts").mkdir(parents=True, exist_ok=True)
+    if not (folder / AUTOENCODER).is_file():
+        _forget_transformer(folder)
     autoencoder = _autoencoder(folder / AUTOENCODER, report=report)
     _write_text_side(folder)
     path = folder / f"{TRANSFORMER}.safetensors"
@@ -76,6 +78,13 @@ def main() -> None:
     record["bytes"] = sum(file.stat().st_size for file in _shipped(folder))
     (folder / "parts" / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     report(json.dumps(record))
+
+
+def _forget_transformer(folder: Path) -> None:
+    """Remove what learnt from another autoencoder: trained anew, it has other latents."""
+    (folder / f"{TRANSFORMER}.safetensors").unlink(missing_ok=True)
+    for output in (folder / "parts").glob("stage?"):
+        shutil.rmtree(output)
 
 
 def _autoencoder(path: Path, *, report: Report) -> FluxAutoencoder:
