@@ -69,6 +69,7 @@ def read_order(argv: Sequence[str]) -> tuple[Order, list[str], list[Problem]]:
     if not any(strengths) and len(strengths) == len(given.strengths):
         what = "--strengths has only 0, which is the base alone."
         problems.append(Problem(what=what, remedy="Write  --strengths 0.6 0.8 1.0"))
+    problems += no_folder(given.save_path)
     order = Order(
         loras=tuple(given.lora),
         strengths=tuple(strength for strength in strengths if strength),
@@ -78,6 +79,14 @@ def read_order(argv: Sequence[str]) -> tuple[Order, list[str], list[Problem]]:
         save_path=given.save_path,
     )
     return order, rest, problems
+
+
+def no_folder(save_path: Path) -> list[Problem]:
+    """Return the refusal of a ``--save_path`` that is a file, or lies below one."""
+    there = next((path for path in (save_path, *save_path.parents) if path.exists()), save_path)
+    if not there.is_file():
+        return []
+    return [Problem(what=f"--save_path {save_path}: {there} is a file.", remedy="Name a folder.")]
 
 
 def _problems_of_loras(paths: Sequence[Path]) -> list[Problem]:

@@ -35,7 +35,7 @@ SCHEMA = vol.Schema(
             "architecture": {"code": str, "full_name": str},
         },
         "file": {"tensors_sha256": str},
-        "configuration": {"tables": dict, "chosen": [str]},
+        "configuration": {"tables": {vol.Optional("output"): dict}, "chosen": [str]},
         "record": {
             "program": {"commit": str, "changed_files": vol.Any(int, None)},
             "python": str,
@@ -98,6 +98,9 @@ def _document(path: Path) -> dict[str, Any]:
         raise ProblemsFound([Problem(code="E05", what=what, remedy=advice)])
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        what = f"--replay {path}: this is JSON of too many levels, and no report on a run."
+        raise ProblemsFound([Problem(code="E04", what=what, remedy=advice)]) from error
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         what = (

@@ -85,7 +85,7 @@ def _hashes(folder: Traversable) -> Mapping[str, str]:
         hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([_missing(folder, HASHES)]) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         hashes = None
     if not isinstance(hashes, dict) or not all(isinstance(digits, str) for digits in hashes.values()):
         what = f"{folder / HASHES} is altered: it is no list of files and their sha256."

@@ -16,6 +16,7 @@ import pytest
 import toml
 from jobs import ROOT, run
 from PIL import Image
+from safetensors.torch import load_file
 
 import host.objective
 import musubi_flux_dev
@@ -127,6 +128,13 @@ def healthy(world):
 
 def test_the_new_thing_is_learnt_and_the_old_ones_stay(base, healthy):
     assert complaints(base, rates(healthy)) == []
+
+
+def test_every_factor_of_the_lora_has_learnt(healthy):
+    """A linear whose LoRA gets no gradient keeps the zeros that its second factor began with."""
+    factors = load_file(healthy)
+    idle = [name for name, factor in factors.items() if name.endswith("lora_up.weight") and not factor.any()]
+    assert idle == []
 
 
 def test_a_lora_that_is_switched_off_is_noticed(base, healthy, monkeypatch):

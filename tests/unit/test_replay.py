@@ -146,6 +146,11 @@ BAD = {
         json.dumps(document(configuration={"chosen": []})),
         "missing, or not what it should be: configuration.tables",
     ),
+    "no table": (
+        json.dumps(document(configuration={"tables": {"output": 5}, "chosen": []})),
+        "missing, or not what it should be: configuration.tables.output",
+    ),
+    "too many levels": ("[" * 100_000, "this is JSON of too many levels, and no report on a run"),
 }
 
 
