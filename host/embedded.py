@@ -1,17 +1,15 @@
 """The small model that a plugin brings along, written where ``tiny_directory`` says."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
-from host.architecture import Architecture
 from host.config import Config
 from host.logs import Screen
 from host.processes import Processes
 
 
-def write_embedded(architecture: Architecture, folder: Path) -> Mapping[str, Path]:
-    """Let the plugin write its demo, or else its tiny instance; return setting name -> path."""
-    return (architecture.demo or architecture.tiny)(folder)
+def write_embedded(config: Config) -> None:
+    """Let the plugin write its demo, or else its tiny instance, where ``tiny_directory`` asks for it."""
+    folder, architecture = config.settings.model.tiny_directory, config.architecture
+    if folder is not None:
+        (architecture.demo or architecture.tiny)(folder)
 
 
 def make_embedded(config: Config, processes: Processes, screen: Screen) -> None:
@@ -20,6 +18,6 @@ def make_embedded(config: Config, processes: Processes, screen: Screen) -> None:
     if folder is None:
         return
     if processes.is_main:
-        write_embedded(config.architecture, folder)
+        write_embedded(config)
         screen.say("tiny", f"a small {config.architecture.full_name} and pictures in {folder}")
     processes.wait()

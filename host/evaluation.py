@@ -95,8 +95,7 @@ def _checked(argv: Sequence[str]) -> tuple[Task, Config]:
         prompts_of(order, None, problems)
         raise ConfigError([*problems, *error.problems]) from error
     prompts = prompts_of(order, config, problems)
-    if config.settings.model.tiny_directory:
-        write_embedded(config.architecture, config.settings.model.tiny_directory)
+    write_embedded(config)
     files, found = find_drawing_files(config)
     problems += placed(found, config)
     for path in dict.fromkeys(order.loras):

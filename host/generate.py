@@ -48,8 +48,7 @@ def generate_image(argv: Sequence[str]) -> str:
     order, rest = _read_order(argv)
     config = load_config(rest, prog=PROGRAM)
     prompts = _prompts(order, config)
-    if config.settings.model.tiny_directory:
-        write_embedded(config.architecture, config.settings.model.tiny_directory)
+    write_embedded(config)
     with placing(config):
         files = _files(config, order)
         device, screen = join_processes(config.settings.model.device).device, Screen()

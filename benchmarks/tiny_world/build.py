@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from musubi_flux_dev.text_encoders import FluxTextEncoders, load_text_encoders
 from musubi_flux_dev.tiny_world.captions import captions
 from musubi_flux_dev.tiny_world.drawing import Scene, draw
 from musubi_flux_dev.tiny_world.scenes import HELD_OUT, curio_scenes, held_out_scenes, training_scenes
-from musubi_flux_dev.tiny_world.text_files import text_files
+from musubi_flux_dev.tiny_world.text_files import write_text_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = {
@@ -68,12 +68,12 @@ def main() -> None:
     if not (folder / AUTOENCODER).is_file():
         _forget_transformer(folder)
     autoencoder = _autoencoder(folder / AUTOENCODER, report=report)
-    _write_text_side(folder)
+    text_side = write_text_files(folder)
     path = folder / f"{TRANSFORMER}.safetensors"
     if not path.is_file():
         _train_transformer(folder, share=options.share, threads=options.threads)
     record: dict[str, object] = {"seconds": round(time.monotonic() - began)}
-    record |= _measured(path, autoencoder=autoencoder, encoders=_text_encoders(folder))
+    record |= _measured(path, autoencoder=autoencoder, encoders=_text_encoders(text_side))
     _write_hashes(folder)
     record["bytes"] = sum(file.stat().st_size for file in _shipped(folder))
     (folder / "parts" / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -104,19 +104,7 @@ def _save(model: nn.Module, path: Path, *, metadata: dict[str, str]) -> None:
     save_file(tensors, path, metadata)
 
 
-def _write_text_side(folder: Path) -> None:
-    for name, content in text_files().items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
-def _text_encoders(folder: Path) -> FluxTextEncoders:
-    paths = {
-        "text_encoder": folder / "clip_l.safetensors",
-        "text_encoder2": folder / "t5xxl.safetensors",
-        "tokenizer": folder / "clip_tokenizer",
-        "tokenizer2": folder / "t5_tokenizer",
-    }
+def _text_encoders(paths: Mapping[str, Path]) -> FluxTextEncoders:
     encoders = load_text_encoders(paths, device="cpu", dtype=torch.float32)
     encoders.t5_length = TOKENS
     return encoders

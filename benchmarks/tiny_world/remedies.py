@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import re
 import shutil
 import statistics
@@ -25,9 +24,7 @@ import toml
 import torch
 from variants import VARIANTS, Variant
 
-from musubi_flux_dev.tiny_world.captions import captions, size
-from musubi_flux_dev.tiny_world.drawing import COLOURS, NEW_WORD
-from musubi_flux_dev.tiny_world.scenes import held_out_scenes, one_shape
+from musubi_flux_dev.tiny_world.scenes import probe_captions
 from musubi_flux_dev.tiny_world.shipped import CONCEPT, demo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,14 +139,7 @@ def entries(path: Path) -> list[Any]:
 
 def prompts() -> list[str]:
     """Return captions that no picture of the training shows: of the new shape first, then of known ones."""
-    draws = random.Random(PROMPT_SEED)
-    pairs = [(colour, NEW_WORD) for colour in COLOURS]
-    new = []
-    while len(new) < PROMPTS:
-        scene = one_shape(draws, pairs=[pairs[len(new) % len(pairs)]], size=(64, 64))
-        if size(scene.things[0]) == "large":
-            new.append(scene)
-    return [captions(scene)[0] for scene in [*new, *held_out_scenes()[:PROMPTS]]]
+    return probe_captions(new=PROMPTS, known=PROMPTS, seed=PROMPT_SEED)
 
 
 def draw(rows: Sequence[Row], folder: Path) -> dict[str, Row]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
-from musubi_flux_dev.tiny_world.captions import place, size
+from musubi_flux_dev.tiny_world.captions import captions, place, size
 from musubi_flux_dev.tiny_world.curios import CURIOS
 from musubi_flux_dev.tiny_world.drawing import BACKGROUNDS, COLOURS, NEW_WORD, SHAPES, Scene, Thing
 
@@ -121,6 +121,18 @@ def known_scenes() -> list[Scene]:
     """Return scenes of what the base model knows: regularisation pictures for those of the new concept."""
     draws = random.Random(KNOWN_SEED)
     return [one_shape(draws, pairs=seen_pairs(), size=(64, 64)) for _ in range(KNOWN_PICTURES)]
+
+
+def probe_captions(*, new: int, known: int, seed: int) -> list[str]:
+    """Return captions to draw for: ``new`` of the new concept, large, and then ``known`` held-out ones."""
+    draws, colours = random.Random(seed), [*COLOURS]
+    probes: list[Scene] = []
+    while len(probes) < new:
+        pair = (colours[len(probes) % len(colours)], NEW_WORD)
+        scene = one_shape(draws, pairs=[pair], size=(64, 64))
+        if size(scene.things[0]) == "large":
+            probes.append(scene)
+    return [captions(scene)[0] for scene in [*probes, *held_out_scenes()[:known]]]
 
 
 def meaning(scene: Scene) -> object:

@@ -1,13 +1,25 @@
 """The text side of the tiny world as files: both encoders and both tokenizers, in the published layouts."""
 
 import json
+from pathlib import Path
 
 from safetensors.torch import save
 
+from musubi_flux_dev.tiny import SETTINGS, keep
 from musubi_flux_dev.tiny_tokenizers import clip_tokenizer_files, t5_tokenizer_files
 from musubi_flux_dev.tiny_world.text_weights import WORDS, clip_weights, t5_weights
 
 METADATA = {"format": "pt"}
+
+
+TEXT_SETTINGS = ("text_encoder", "text_encoder2", "tokenizer", "tokenizer2")
+
+
+def write_text_files(folder: Path) -> dict[str, Path]:
+    """Write the text side below ``folder``; return setting name -> path."""
+    for name, content in text_files().items():
+        keep(folder / name, content)
+    return {setting: folder / SETTINGS[setting] for setting in TEXT_SETTINGS}
 
 
 def text_files() -> dict[str, bytes]:

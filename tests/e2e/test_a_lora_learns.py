@@ -5,7 +5,6 @@ has to fail the very check that the healthy run passes. Pictures are drawn by th
 with, so what trains, saves, loads and samples is in it.
 """
 
-import random
 import shutil
 import tomllib
 from dataclasses import dataclass, replace
@@ -22,10 +21,8 @@ import host.objective
 import musubi_flux_dev
 from host.flow_matching import interpolate
 from musubi_flux_dev import FLUX_DEV
-from musubi_flux_dev.tiny_world.captions import captions, size
-from musubi_flux_dev.tiny_world.drawing import COLOURS, NEW_WORD
 from musubi_flux_dev.tiny_world.judge import answers
-from musubi_flux_dev.tiny_world.scenes import held_out_scenes, one_shape
+from musubi_flux_dev.tiny_world.scenes import probe_captions
 from networks.lora import LoraLinear
 
 WARM, MORE = 120, 180
@@ -59,14 +56,7 @@ def complaints(base, after):
 
 def prompts():
     """Return prompts that no picture of the training set shows: new things first, then known ones."""
-    draws = random.Random(77)
-    pairs = [(colour, NEW_WORD) for colour in COLOURS]
-    new = []
-    while len(new) < NEW:
-        scene = one_shape(draws, pairs=[pairs[len(new) % len(pairs)]], size=(64, 64))
-        if size(scene.things[0]) == "large":
-            new.append(scene)
-    return [captions(scene)[0] for scene in [*new, *held_out_scenes()[:OLD]]]
+    return probe_captions(new=NEW, known=OLD, seed=77)
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,14 @@ from musubi_flux_dev.text_encoders import load_text_encoders
 from musubi_flux_dev.tiny_world.captions import captions
 from musubi_flux_dev.tiny_world.drawing import COLOURS, NEW_WORD, SHAPES
 from musubi_flux_dev.tiny_world.scenes import held_out_scenes, training_scenes
-from musubi_flux_dev.tiny_world.text_files import text_files
+from musubi_flux_dev.tiny_world.text_files import text_files, write_text_files
 
 LENGTH = 32
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    for name, content in text_files().items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    paths = {
-        "text_encoder": folder / "clip_l.safetensors",
-        "text_encoder2": folder / "t5xxl.safetensors",
-        "tokenizer": folder / "clip_tokenizer",
-        "tokenizer2": folder / "t5_tokenizer",
-    }
+    paths = write_text_files(tmp_path_factory.mktemp("world"))
     encoders = load_text_encoders(paths, device="cpu", dtype=torch.float32)
     encoders.t5_length = LENGTH
     return encoders
